@@ -1,0 +1,164 @@
+"""A class of settings becomes a command line: flags, --help, a JSON file, and errors that help.
+
+    flags win over the file, the file over the defaults
+
+All problems are found before any is reported, so that a user mends them in one go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from mingpt.errors import UserError
+from mingpt.settings import Settings, accepted, flag, nearest, shown, type_of
+
+MISSING = "\0"  # stands for the value of a flag that was typed without one; no shell can pass it
+CANCELLED = 130  # the exit code of a program that Ctrl-C ended
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse(settings: type[S], argv: list[str], prog: str, description: str) -> tuple[S, set[str]]:
+    """The settings that a command line asks for, and the names of those it (or its file) set.
+
+    --help prints and exits. Raises UserError with a line for each problem.
+    """
+    parser = build_parser(settings, prog, description)
+    texts, unknown = parser.parse_known_args(list(with_equals_signs(settings, argv)))
+    problems = [unknown_flag(settings, token) for token in unknown]
+    values = from_file(settings, texts.config, problems) if getattr(texts, "config", None) else {}
+    for f in dataclasses.fields(settings):
+        text = getattr(texts, f.name)
+        if text is not None:
+            values[f.name] = from_text(type_of(settings, f.name), text)
+            if text == MISSING:
+                problems.append(f"{flag(f.name)}: needs a value; {accepted(f)}")
+                del values[f.name]
+    missing = [f for f in dataclasses.fields(settings) if is_positional(f) and f.name not in values]
+    problems += [f"{f.name.upper()}: is missing; {f.metadata['help']}" for f in missing]
+    if missing:
+        raise UserError(*problems)
+    result = settings(**values)
+    problems += result.problems()
+    if problems:
+        raise UserError(*problems)
+    return result, set(values)
+
+
+def run_command(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run a command's main with the arguments typed; what a user can mend ends as lines and exit code 2."""
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ? and does not end the run
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        code = CANCELLED
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        sys.stdout = None
+        code = 0
+    sys.exit(code)
+
+
+def build_parser(settings: type[Settings], prog: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+    )
+    groups: dict[str, Any] = {}
+    for f in dataclasses.fields(settings):
+        text = help_of(f)
+        if is_positional(f):
+            parser.add_argument(f.name, nargs="?", metavar=f.name.upper(), help=text)
+            continue
+        name = f.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        usual = {int: "N", float: "X", str: "TEXT", bool: "true|false"}[type_of(settings, f.name)]
+        metavar = "|".join(f.metadata["choices"]) or f.metadata["metavar"] or usual
+        groups[name].add_argument(flag(f.name), metavar=metavar, help=text)
+    return parser
+
+
+def help_of(f: dataclasses.Field) -> str:
+    default = f"follows {f.metadata['follows']}" if f.metadata["follows"] else shown(f.default)
+    parts = [f.metadata["help"]]
+    if f.metadata["within"]:
+        parts.append(f.metadata["within"])
+    if f.default not in (dataclasses.MISSING, "") and (f.default is not None or f.metadata["follows"]):
+        parts.append(f"(default: {default})")
+    return " ".join(parts).replace("%", "%%")
+
+
+def is_positional(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING
+
+
+def with_equals_signs(settings: type[Settings], argv: list[str]) -> Iterator[str]:
+    """Each flag as `--name=value`, so that a value may begin with a dash; a yes-or-no flag alone means true."""
+    switches = {flag(f.name) for f in dataclasses.fields(settings) if type_of(settings, f.name) is bool}
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        following = tokens[0] if tokens and not tokens[0].startswith("--") else None
+        if not token.startswith("--") or "=" in token or token in ("--", "--help"):
+            yield token
+        elif token in switches and following not in ("true", "false"):
+            yield f"{token}=true"
+        elif following is None:
+            yield f"{token}={MISSING}"
+        else:
+            yield f"{token}={tokens.pop(0)}"
+
+
+def from_text(kind: type, text: str) -> Any:
+    """A typed value of a flag's text; the text itself where it is none, for `problems` to name."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def as_kind(kind: type, value: Any) -> Any:
+    """JSON does not tell 1 from 1.0."""
+    return float(value) if kind is float and type(value) is int else value
+
+
+def from_file(settings: type[Settings], path: str, problems: list[str]) -> dict[str, Any]:
+    """The settings in a JSON file; what is wrong with it is added to `problems`."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"--config {path}: cannot be read ({error.strerror})")
+        return {}
+    except ValueError as error:
+        problems.append(f"--config {path}: is not JSON ({error})")
+        return {}
+    if not isinstance(values, dict):
+        problems.append(f'--config {path}: a JSON object is accepted, such as {{"n_layer": 6}}')
+        return {}
+    names = [f.name for f in dataclasses.fields(settings)]
+    problems += [f"--config {path}: unknown key {key}{nearest(key, names)}" for key in values if key not in names]
+    return {name: as_kind(type_of(settings, name), value) for name, value in values.items() if name in names}
+
+
+def unknown_flag(settings: type[Settings], token: str) -> str:
+    names = [flag(f.name) for f in dataclasses.fields(settings)]
+    name = token.split("=")[0]
+    if not token.startswith("-"):
+        return f"{token}: not expected here; flags begin with --"
+    return f"{name}: unknown flag{nearest(name, names)}"

@@ -1,0 +1,160 @@
+"""How weights change: adam, adamw, sgd, muon, and the learning rate as a function of the step.
+
+Notation, for one parameter w at update t = 1, 2, ...:
+
+    g        gradient of the loss
+    m, v     running means of g and of its square; m_hat, v_hat without their bias towards 0
+    b1, b2   how much of m and v is kept from one update to the next
+    mu       momentum: how much of muon's running mean is kept
+    lr, wd   learning rate and weight decay
+
+Adam (Kingma and Ba 2015):      m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+                                w = w - lr m_hat / (sqrt(v_hat) + eps)
+Muon (Jordan et al. 2024):      m = mu m + (1 - mu) g,   u = mu m + (1 - mu) g     (Nesterov)
+                                W = W - lr sqrt(max(1, out/in)) orthogonal(u)
+decoupled decay (Loshchilov and Hutter 2019), of matrices only:    w = (1 - lr wd) w
+
+An optimizer here has param_groups (with "lr"), step(), state_dict() and load_state_dict().
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mingpt.config import TrainConfig
+
+# Coefficients (a, b, c) of the polynomials a X + b XX'X + c (XX')^2 X, one after the other: each
+# brings the singular values that the one before left as close to 1 as its degree allows (Amsel et
+# al. 2025, "The Polar Express", the first three for values from 0.001). More of them bring the
+# small values closer, and in runs of a few thousand steps train no better.
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+)
+ADAM_SHARE = 0.75  # of muon's learning rate, for what is not a hidden matrix; measured, see tests/benchmarks/LOG.md
+ADAM_EPS = 1e-10
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of update `step`, counted from 0: a pure function.
+
+    It rises over the first warmup_iters, is then largest, and ends at min_learning_rate.
+    """
+    high, low = config.learning_rate, config.min_learning_rate
+    if step < config.warmup_iters:
+        return high * (step + 1) / (config.warmup_iters + 1)
+    done = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)  # 0 to 1
+    done = min(done, 1.0)
+    if config.schedule == "constant":
+        return high
+    if config.schedule == "cosine":
+        return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
+    if config.schedule == "linear":
+        return high + (low - high) * done
+    return high + (low - high) * max(0.0, (done - 0.8) / 0.2)  # wsd: warm-up, stable, decay
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | Muon:
+    """The optimizer that the config names, over all of a model's parameters."""
+    matrices = [w for w in model.parameters() if w.dim() >= 2]
+    vectors = [w for w in model.parameters() if w.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.learning_rate, betas=betas)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+    if config.optimizer == "sgd":
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
+    return Muon(model, config)
+
+
+class Muon:
+    """Muon for the hidden matrices, Adam for embeddings, biases and norms; one learning rate for both.
+
+    A gradient of a matrix is nearly all in a few directions. Muon replaces it by the nearest
+    matrix that has all directions at the same strength, so that the rare ones are learned as fast.
+
+    Ours, for two reasons: torch.optim's classes load the compiler's machinery, which takes a
+    second at every start, and its Muon takes one matrix after the other, where equal shapes here
+    go through together.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig):
+        named = list(model.named_parameters())
+        hidden = [w for name, w in named if name.startswith("h.") and w.dim() == 2]
+        others = [w for name, w in named if not (name.startswith("h.") and w.dim() == 2)]
+        self.param_groups: list[dict[str, Any]] = [
+            {"params": hidden, "lr": config.learning_rate},
+            {"params": others, "lr": config.learning_rate},
+        ]
+        self.config = config
+        self.updates = 0
+        self.momentum = [torch.zeros_like(w) for w in hidden]
+        self.mean = [torch.zeros_like(w) for w in others]
+        self.square = [torch.zeros_like(w) for w in others]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.updates += 1
+        self.step_hidden(**self.param_groups[0])
+        self.step_others(**self.param_groups[1])
+
+    def step_hidden(self, params: list[Tensor], lr: float) -> None:
+        mu = self.config.momentum
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for w, m in zip(params, self.momentum, strict=True):
+            m.lerp_(w.grad, 1 - mu)
+            by_shape.setdefault(w.shape, []).append((w, w.grad.lerp(m, mu)))
+        for (rows, columns), pairs in by_shape.items():
+            updates = orthogonal(torch.stack([u for _, u in pairs]), self.config.dtype)
+            scale = math.sqrt(max(1, rows / columns))
+            for (w, _), update in zip(pairs, updates, strict=True):
+                w.mul_(1 - lr * self.config.weight_decay)
+                w.sub_(update, alpha=lr * scale)
+
+    def step_others(self, params: list[Tensor], lr: float) -> None:
+        b1, b2 = self.config.beta1, self.config.beta2
+        lr *= ADAM_SHARE
+        for w, m, v in zip(params, self.mean, self.square, strict=True):
+            m.lerp_(w.grad, 1 - b1)
+            v.mul_(b2).addcmul_(w.grad, w.grad, value=1 - b2)
+            v_hat = v / (1 - b2**self.updates)
+            if w.dim() >= 2:
+                w.mul_(1 - lr * self.config.weight_decay)
+            w.addcdiv_(m, v_hat.sqrt_().add_(ADAM_EPS), value=-lr / (1 - b1**self.updates))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "momentum": self.momentum, "mean": self.mean, "square": self.square}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        for name in ("momentum", "mean", "square"):
+            for mine, saved in zip(getattr(self, name), state[name], strict=True):
+                mine.copy_(saved)
+
+
+def orthogonal(X: Tensor, dtype: str = "float32") -> Tensor:
+    """The orthogonal matrix nearest to each of X (n, rows, columns), roughly.
+
+    A few matrix products take the place of a singular value decomposition, U S V' to U V'. The
+    singular values of a random square matrix end between 0.1 and 1.9 instead of all at 1.
+    """
+    X = X.to(getattr(torch, dtype))
+    is_tall = X.shape[-2] > X.shape[-1]
+    if is_tall:
+        X = X.mT  # X X' is then the smaller of the two products
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)  # singular values at most 1, with a margin for rounding
+    for a, b, c in POLAR_EXPRESS:
+        A = X @ X.mT
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)  # a X + (b A + c A A) X
+    return (X.mT if is_tall else X).float()

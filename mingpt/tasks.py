@@ -1,0 +1,78 @@
+"""What a run learns: each task says its batches, its loss, and what an evaluation measures.
+
+The trainer calls these and knows nothing of texts. A task has
+
+    batch(step)             the tensors of update `step`, first dimension the batch
+    loss(model, *tensors)   the mean loss of a batch, or of a slice of it
+    evaluate(model)         {"val_loss": ..., more measures}; lower val_loss is better
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mingpt.config import GPTConfig, TrainConfig
+from mingpt.data.text import TextData
+
+
+class TextTask:
+    """Predict the next token of a text."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.data = TextData(config.data, config.tokenizer, config.block_size, config.batch_size)
+        self.tokenizer = self.data.tokenizer
+        self.pieces = np.array([len(piece) for piece in self.tokenizer.pieces])  # bytes of text in each token
+        if self.tokenizer.end_of_text is not None:
+            self.pieces[self.tokenizer.end_of_text] = 0
+
+    def model_config(self) -> GPTConfig:
+        """The architecture asked for, with the vocabulary that the text needs."""
+        names = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "attention")
+        asked = {name: getattr(self.config, name) for name in names}
+        return GPTConfig(vocab_size=len(self.tokenizer.pieces), **asked)
+
+    def description(self) -> str:
+        """The text in a line: its name, size and parts."""
+        data = self.data
+        tokens = len(data.train) + len(data.validation)
+        return (
+            f"{data.name}: {tokens:,} tokens ({self.config.tokenizer}, {len(self.tokenizer.pieces):,} different), "
+            f"{len(data.validation):,} of them for validation, {data.validation_note}"
+        )
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of update `step`: (batch_size, T) ids each."""
+        x, y = self.data.batch(self.config.seed, step)
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token: -ln of the probability that the model gave to each target."""
+        logits = model(x)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
+        """val_loss in nats per token, and bits per byte of text, which compares runs with different tokenizers."""
+        nats, tokens, text_bytes = 0.0, 0, 0
+        for windows in self.validation_batches():
+            both = torch.from_numpy(windows).to(device)
+            nats += self.loss(model, both[:, :-1], both[:, 1:]).item() * both[:, 1:].numel()
+            tokens += both[:, 1:].numel()
+            text_bytes += int(self.pieces[windows[:, 1:]].sum())
+        return {"val_loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * max(1, text_bytes))}
+
+    def validation_batches(self) -> Iterator[np.ndarray]:
+        """Validation windows, as many at a time as a training step holds; the last, shorter one on its own."""
+        size = max(1, self.config.batch_size // self.config.gradient_accumulation)
+        windows = self.data.validation_windows()
+        shorter = [windows.pop()] if len(windows[-1]) < len(windows[0]) else []
+        for i in range(0, len(windows), size):
+            yield np.stack(windows[i : i + size])
+        yield from (window[None] for window in shorter)

@@ -1,0 +1,194 @@
+"""The training loop, top to bottom. It has no word for any task: see tasks.py for what is learned.
+
+    batch -> forward -> loss -> backward -> clip -> step -> average -> evaluate -> save
+
+Update `step` depends on the weights and optimizer state before it, on (seed, step) and on nothing
+else: its batch and its dropout are drawn afresh from (seed, step), and an evaluation draws nothing.
+So a run that is stopped and resumed is the same run.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from mingpt.config import GPTConfig, TrainConfig
+from mingpt.model import GPT
+from mingpt.optim import learning_rate, make_optimizer
+from mingpt.run import Run
+from mingpt.tasks import TextTask
+
+# The weights that are evaluated and saved are an average over the run, in which the newest update
+# counts (A + 1) / (step + A): it follows about the last 1/A of the steps, however many there are
+# (Shamir and Zhang 2013, section 4). A tenth of a nat better half way, and never worse at the end.
+AVERAGING = 20
+EXPLODED = 10.0  # times the first loss
+
+
+class Diverged(Exception):
+    """The loss is no number any more, or has grown far past where it began."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"the loss of update {step} is {loss:.4g}")
+
+
+@dataclass
+class Progress:
+    """Where a run stands, apart from weights and optimizer."""
+
+    step: int = 0  # updates made
+    best_loss: float = math.inf
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    first_loss: float = math.nan
+    loss_sum: float = 0.0  # over the updates since the last evaluation
+    loss_count: int = 0
+    seconds: float = 0.0  # of work, evaluations included and pauses not
+
+    def is_finished(self, config: TrainConfig) -> bool:
+        is_out_of_patience = 0 < config.patience <= self.evaluations_since_best
+        return self.step >= config.max_iters or is_out_of_patience
+
+
+class State:
+    """All that changes while training, fresh from the seed."""
+
+    def __init__(self, config: TrainConfig, model_config: GPTConfig):
+        torch.manual_seed(config.seed)
+        self.model = GPT(model_config).to(config.device)
+        self.averaged = copy.deepcopy(self.model).eval()
+        self.optimizer = make_optimizer(self.model, config)
+        self.progress = Progress()
+        self.metrics: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs; tensors, numbers and text only, so that reading it runs no code."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "averaged", "optimizer")}
+        return parts | {"progress": asdict(self.progress), "metrics": self.metrics}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        for name in ("model", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(saved[name])
+        self.progress = Progress(**saved["progress"])
+        self.metrics = saved["metrics"]
+
+
+def train(
+    config: TrainConfig, task: TextTask, run: Run, state: State, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[dict[str, float]]:
+    """Make the updates that are left, and yield a row of metrics after each evaluation.
+
+    After each update should_stop() is asked; where it says so, the state is saved and the loop
+    ends. Raises Diverged where the loss does; the last state saved is then a good one.
+    """
+    model, averaged, optimizer, progress = state.model, state.averaged, state.optimizer, state.progress
+    compute = torch.compile(model) if config.compile else model
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    watch = Watch(progress.seconds)
+    model.train()
+
+    bar = tqdm(range(progress.step, config.max_iters), **bar_style(progress.step, config.max_iters))
+    for step in bar:
+        lr = learning_rate(config, step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(seed_of(config.seed, step))  # of dropout
+        batch = [tensor.to(config.device) for tensor in task.batch(step)]
+
+        loss = 0.0
+        for part in zip(*(tensor.chunk(config.gradient_accumulation) for tensor in batch), strict=True):
+            with autocast:
+                part_loss = task.loss(compute, *part) / config.gradient_accumulation
+            part_loss.backward()
+            loss += part_loss.item()
+
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+        if step == 0:
+            progress.first_loss = loss
+        if not (math.isfinite(loss) and norm.isfinite()) or loss > EXPLODED * progress.first_loss:
+            raise Diverged(step + 1, loss)
+        optimizer.step()
+        model.zero_grad()
+        average(averaged, model, share=(AVERAGING + 1) / (step + 1 + AVERAGING))
+
+        progress.step = step + 1
+        progress.loss_sum += loss
+        progress.loss_count += 1
+        watch.tokens += batch[0].numel()
+        bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2e}, {watch.tokens_per_second():,.0f} tokens/s", refresh=False)
+
+        if progress.step % config.eval_interval == 0 or progress.step == config.max_iters:
+            speed = watch.tokens_per_second()
+            row = evaluate(config, task, run, state)
+            progress.seconds = watch.seconds()
+            row |= {"learning_rate": lr, "tokens_per_second": round(speed), "seconds": round(progress.seconds, 2)}
+            state.metrics.append(row)
+            run.save_state(state.state_dict())
+            run.save_metrics(state.metrics)
+            yield row
+            watch.restart()
+            if progress.is_finished(config):
+                break
+        if should_stop():
+            progress.seconds = watch.seconds()
+            run.save_state(state.state_dict())
+            break
+    bar.close()
+
+
+def evaluate(config: TrainConfig, task: TextTask, run: Run, state: State) -> dict[str, float]:
+    """Measure the averaged weights, in float32 as they are saved; save them if they are the best so far."""
+    progress = state.progress
+    row = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_count}
+    row |= task.evaluate(state.averaged, config.device)
+    progress.loss_sum, progress.loss_count = 0.0, 0
+    progress.evaluations_since_best += 1
+    if row["val_loss"] < progress.best_loss:
+        run.save_model(state.averaged, task.tokenizer.end_of_text)
+        progress.best_loss, progress.best_step, progress.evaluations_since_best = row["val_loss"], progress.step, 0
+    return row
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, model: nn.Module, share: float) -> None:
+    """Move each averaged weight towards the newest by `share` of the way."""
+    for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight, share)
+
+
+def seed_of(seed: int, step: int) -> int:
+    """A seed for one update; neighbouring seeds and steps have nothing in common."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+
+
+class Watch:
+    """Seconds of the whole run, and tokens per second since the last restart."""
+
+    def __init__(self, seconds_before: float):
+        self.began = time.perf_counter() - seconds_before
+        self.restart()
+
+    def restart(self) -> None:
+        self.restarted = time.perf_counter()
+        self.tokens = 0
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    def tokens_per_second(self) -> float:
+        return self.tokens / (time.perf_counter() - self.restarted)
+
+
+def bar_style(done: int, total: int) -> dict[str, Any]:
+    """tqdm's settings: nothing is drawn where the output is not a terminal, and nothing stays behind."""
+    form = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
+    return dict(initial=done, total=total, disable=None, leave=False, bar_format=form, dynamic_ncols=True)

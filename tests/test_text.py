@@ -1,0 +1,208 @@
+"""From files to batches: what is read, how it is cut, and that batches are a pure function."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from conftest import TEXT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mingpt.data import text
+from mingpt.data.text import TextData, find_documents, python_manual, tokenize, whole_words
+from mingpt.data.tokenizer import BPETokenizer
+from mingpt.errors import UserError
+
+
+def data_of(path, tokenizer="char", block_size=8, batch_size=4) -> TextData:
+    return TextData(str(path), tokenizer, block_size, batch_size)
+
+
+def read(path, tokenizer="byte") -> str:
+    _, documents = find_documents(str(path))
+    tokens, ids, _ = tokenize(documents, tokenizer)
+    return tokens.decode(ids.tolist())
+
+
+def test_bytes_are_read_as_they_are_and_a_byte_order_mark_is_left_out(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n\ttab  \xe4\xb8\xad")
+    assert read(path) == read(path, "char") == "one\r\ntwo\rthree\n\ttab  中"
+
+
+def test_a_folder_is_read_in_order_with_end_of_text_between_files(tmp_path, cache):
+    for name, content in {"b.txt": "two", "a/z.txt": "one", "c.txt": "three", ".hidden": "\0", ".git/x": "no"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert read(tmp_path) == "onetwothree"
+    assert read(tmp_path, "gpt2") == "one<|endoftext|>two<|endoftext|>three"
+    name, documents = find_documents(str(tmp_path))
+    tokenizer, ids, _ = tokenize(documents, "gpt2")
+    assert (ids == tokenizer.end_of_text).sum() == 2
+
+
+def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(TEXT.encode())
+    assert data_of(path).sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+def test_a_changed_text_is_not_taken_from_the_cache(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abc" * 100, encoding="utf-8")
+    assert read(path, "char") == "abc" * 100
+    path.write_text("xyz" * 100, encoding="utf-8")
+    assert read(path, "char") == "xyz" * 100
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_the_size_of_chunks_changes_nothing(tmp_path, monkeypatch, chunk, cache):
+    content = "\ufeffnaïve 中文字 🎉🎉\r\n\n  it's   10,000\t\t!! \n\n\nend  \x1c?\x1c x" * 3
+    path = tmp_path / "a.txt"
+    path.write_text(content, encoding="utf-8", newline="")
+    monkeypatch.setattr(text, "CHUNK_BYTES", chunk)
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
+    plain = content[1:]
+    assert read(path, "char") == plain
+    _, documents = find_documents(str(path))
+    tokenizer, ids, _ = tokenize(documents, "gpt2")
+    assert ids.tolist() == tokenizer.encode(plain)
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts=st.lists(st.text(st.sampled_from("ab 1!\n\t\r\x1c\u00a0\u3000é'")) | st.text(), max_size=12))
+def test_chunks_of_whole_words_have_the_ids_of_the_whole_text(cache, parts):
+    tokenizer = BPETokenizer.gpt2()
+    whole = "".join(parts)
+    pieces = list(whole_words(iter(parts)))
+    assert "".join(pieces) == whole
+    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(whole)
+
+
+def test_the_last_tenth_is_for_validation_and_covers_every_target_once(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    data = data_of(path)
+    assert len(data.train) == len(TEXT) * 9 // 10
+    targets = np.concatenate([window[1:] for window in data.validation_windows()])
+    assert data.tokenizer.decode(targets.tolist()) == TEXT[len(data.train) + 1 :]
+
+
+def test_of_a_large_validation_part_a_fixed_sample_is_taken_and_said(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    assert data_of(path).validation_note == "all of it"
+    whole = data_of(path).validation_windows()
+    monkeypatch.setattr(text, "EVALUATION_TOKENS", len(TEXT) // 35)
+    sample = data_of(path)
+    assert sample.validation_note == "every 4th window of 8"
+    assert [w.tolist() for w in sample.validation_windows()] == [w.tolist() for w in whole[::4]]
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    one, two = data_of(path), data_of(path)
+    later = two.batch(3, 500)  # asked for in another order
+    for step in (0, 7, 500):
+        for a, b in zip(one.batch(3, step), two.batch(3, step), strict=True):
+            assert np.array_equal(a, b)
+    assert np.array_equal(later[0], one.batch(3, 500)[0])
+    assert not np.array_equal(one.batch(3, 0)[0], one.batch(4, 0)[0])
+    x, y = one.batch(3, 0)
+    assert x.shape == y.shape == (4, 8)
+    assert np.array_equal(x[:, 1:], y[:, :-1])
+
+
+def test_every_epoch_shows_each_window_once_at_a_new_offset_in_a_new_order(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(range(1, 128)) * 4)  # no window of 8 occurs twice within 127 bytes
+    data = data_of(path, "byte", batch_size=1)
+    rows = [data.batch(0, step)[0][0].tolist() for step in range(3 * data.windows)]
+    train = data.train.tolist()
+    epochs = [rows[i * data.windows : (i + 1) * data.windows] for i in range(3)]
+    offsets = set()
+    for epoch in epochs:
+        fits = [
+            o
+            for o in range(8)
+            if sorted(epoch) == sorted(train[o + 8 * i : o + 8 * i + 8] for i in range(data.windows))
+        ]
+        assert fits
+        offsets.add(fits[0])
+    assert len(offsets) > 1
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_a_batch_may_span_epochs(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abcdefghij" * 5, encoding="utf-8")
+    single, wide = data_of(path, batch_size=1), data_of(path, batch_size=4 * single_windows(path))
+    rows = np.concatenate([single.batch(1, step)[0] for step in range(wide.batch_size)])
+    assert np.array_equal(wide.batch(1, 0)[0], rows)
+
+
+def single_windows(path) -> int:
+    return data_of(path, batch_size=1).windows
+
+
+def test_the_manual_repeats_no_paragraph():
+    paragraphs = python_manual().strip().split("\n\n")
+    assert len(paragraphs) == len(set(paragraphs)) > 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"abc\xff" * 50, "is not UTF-8 text (byte 0xFF at position 3)"),
+        ("中文".encode("gb18030") * 50, "is not UTF-8 text"),
+        ("ok".encode("utf-16") * 50, "is not UTF-8 text (byte 0xFF at position 0)"),
+        (b"\x89PNG\r\n", "is not UTF-8 text"),
+        (b"MZ\0\0" * 50, "is a binary file"),
+        ("é".encode()[:1], "is not UTF-8 text (byte 0xC3 at position 0)"),
+        (b"too short", "is too short (9 tokens)"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, problem):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        data_of(path)
+    assert str(caught.value).startswith(f"--data {path}: ") and problem in str(caught.value)
+
+
+def test_a_bad_byte_is_found_where_it_is_in_a_long_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "CHUNK_BYTES", 10)
+    path = tmp_path / "a.txt"
+    path.write_bytes("é".encode() * 17 + b"\xff")
+    with pytest.raises(UserError, match="byte 0xFF at position 34"):
+        data_of(path)
+
+
+def test_a_window_that_is_too_long_for_the_text_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abcde" * 20, encoding="utf-8")
+    with pytest.raises(UserError, match="--block_size 46: is too long .* at most 45 is accepted"):
+        data_of(path, block_size=46)
+    assert data_of(path, block_size=45).windows == 1
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        data_of(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="the folder holds no file"):
+        data_of(tmp_path)
+
+
+def test_shakespeare_without_a_network_says_so(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(text.urllib.request, "urlopen", offline)
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="--data shakespeare: could not be downloaded .*Network is unreachable"):
+        data_of("shakespeare")

@@ -1,0 +1,175 @@
+"""Train a GPT on text: `python train.py`. Every setting: `python train.py --help`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from mingpt import cli
+from mingpt.config import TrainConfig, resolve
+
+if TYPE_CHECKING:  # torch takes a second to import: --help and a mistyped flag need not wait for it
+    from mingpt.run import Run
+    from mingpt.tasks import TextTask
+    from mingpt.trainer import Diverged, State
+
+DESCRIPTION = "Train a GPT on text. With no flag: on the manual inside Python, in about two minutes."
+SAMPLE_TOKENS = 300
+
+
+def main(argv: list[str]) -> int:
+    asked, given = cli.parse(TrainConfig, argv, "python train.py", DESCRIPTION)
+    config, task, run, state = go_on(asked, given) if asked.resume else begin(resolve(asked))
+    if state.progress.is_finished(config):
+        print(f"{run.folder} is finished: {describe_best(state)}")
+        print(f"to train on   {resume_command(run)} --max_iters {2 * config.max_iters}")
+        return 0
+
+    from mingpt.trainer import Diverged, train
+
+    print_header(config, task, run, state)
+    with CtrlC() as ctrl_c:
+        try:
+            print_rows(train(config, task, run, state, should_stop=lambda: ctrl_c.is_pressed))
+        except Diverged as error:
+            return explain(error, config, run)
+    picture = run.draw(state.metrics)
+    if not state.progress.is_finished(config):
+        print(f"\nstopped after update {state.progress.step:,}; all of it is saved")
+        print(f"to go on      {resume_command(run)}")
+        return cli.CANCELLED
+    print_ending(config, task, run, state, picture)
+    return 0
+
+
+def begin(config: TrainConfig) -> tuple[TrainConfig, TextTask, Run, State]:
+    """A new run in a new folder."""
+    from mingpt.device import on_this_machine
+    from mingpt.run import Run
+    from mingpt.tasks import TextTask
+    from mingpt.trainer import State
+
+    config = on_this_machine(config)
+    task = TextTask(config)
+    run = Run.create(config.out_dir, task.data.name)
+    run.save_settings(config, task)
+    return config, task, run, State(config, task.model_config())
+
+
+def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, TextTask, Run, State]:
+    """An earlier run, as its last state has it."""
+    from mingpt.device import on_this_machine
+    from mingpt.run import Run, settings_to_go_on
+    from mingpt.tasks import TextTask
+    from mingpt.trainer import State
+
+    run, recorded = Run.open(asked.out_dir)
+    config = on_this_machine(settings_to_go_on(asked, given, recorded))
+    task = TextTask(config)
+    state = State(config, task.model_config())
+    if run.restore(state, task, recorded):
+        print(f"resuming {run.folder} after update {state.progress.step:,}")
+    else:
+        print(f"resuming {run.folder} from the start: it was stopped before its first state was saved")
+    run.save_settings(config, task)
+    return config, task, run, state
+
+
+def print_header(config: TrainConfig, task: TextTask, run: Run, state: State) -> None:
+    tokens = config.batch_size * config.block_size
+    parameters = sum(w.numel() for w in state.model.parameters())
+    parts = config.gradient_accumulation
+    lines = {
+        "text": task.description(),
+        "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
+        f"context {config.block_size}: {parameters / 1e6:.2f} million parameters",
+        "training": f"{config.max_iters:,} updates of {config.batch_size} x {config.block_size} = {tokens:,} tokens"
+        + (f" in {parts} parts" if parts > 1 else "")
+        + f", {config.optimizer} at {config.learning_rate:g}",
+        "machine": f"{config.device}, {config.threads} threads, {config.dtype}"
+        + (", compiled" if config.compile else ""),
+        "saved in": str(run.folder),
+    }
+    for name, line in lines.items():
+        print(f"{name:<14}{line}")
+
+
+def print_rows(rows: Iterable[dict[str, float]]) -> None:
+    """One aligned line per evaluation, above the progress bar where there is one."""
+    print(f"\n{'step':>8}{'train':>9}{'val':>9}{'bits/byte':>11}{'lr':>10}{'tokens/s':>11}{'seconds':>9}", flush=True)
+    for row in rows:
+        tqdm.write(
+            f"{row['step']:>8,}{row['train_loss']:>9.4f}{row['val_loss']:>9.4f}{row['bits_per_byte']:>11.4f}"
+            f"{row['learning_rate']:>10.2e}{row['tokens_per_second']:>11,}{row['seconds']:>9.1f}"
+        )
+        sys.stdout.flush()
+
+
+def print_ending(config: TrainConfig, task: TextTask, run: Run, state: State, picture: str) -> None:
+    from mingpt import sampling
+    from mingpt.model import GPT
+
+    best = GPT.from_pretrained(run.folder).to(config.device)
+    sample = sampling.continuation(best, task.tokenizer, "", SAMPLE_TOKENS, seed=config.seed, temperature=0.8)
+    print("\na sample of its writing\n")
+    print("".join(f"    {line}\n" for line in "".join(sample).strip().splitlines()))
+    if state.progress.step < config.max_iters:
+        print(f"stopped early: {config.patience} evaluations without a better loss")
+    print(f"best          {describe_best(state)}")
+    print(f"picture       {picture}")
+    print(f'write more    python -m mingpt.generate {shlex.quote(str(run.folder))} --prompt "The "')
+
+
+def describe_best(state: State) -> str:
+    best = next(row for row in state.metrics if row["step"] == state.progress.best_step)
+    return (
+        f"validation loss {best['val_loss']:.4f} ({best['bits_per_byte']:.4f} bits per byte) "
+        f"at update {best['step']:,}, {state.progress.seconds:.0f} s in all"
+    )
+
+
+def explain(error: Diverged, config: TrainConfig, run: Run) -> int:
+    kept = run.load_state()
+    step = kept["progress"]["step"] if kept else 0
+    remedies = [f"--learning_rate {config.learning_rate / 3:.1g} (it was {config.learning_rate:g})"]
+    if config.grad_clip == 0 or config.grad_clip > 1:
+        remedies.append("--grad_clip 1")
+    if config.warmup_iters < config.max_iters // 10:
+        remedies.append(f"--warmup_iters {config.max_iters // 10}")
+    print(f"\nerror: {error}: the run has diverged and stops here", file=sys.stderr)
+    print(f"try a new run with {', or '.join(remedies)}", file=sys.stderr)
+    if kept:
+        print(f"{run.folder} keeps the last good state, of update {step:,}", file=sys.stderr)
+    return 1
+
+
+def resume_command(run: Run) -> str:
+    return f"python train.py --resume --out_dir {shlex.quote(str(run.folder))}"
+
+
+class CtrlC:
+    """While it lasts, the first Ctrl-C only asks for an end; the second ends at once, as usual."""
+
+    is_pressed = False
+
+    def __enter__(self) -> CtrlC:
+        self.before = signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        self.is_pressed = True
+        signal.signal(signal.SIGINT, self.before)
+        tqdm.write("\nfinishing this update, then saving (Ctrl-C again: end at once)", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run_command(main)
