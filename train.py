@@ -15,6 +15,7 @@ from mingpt import cli
 from mingpt.config import TrainConfig, resolve
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and a mistyped flag need not wait for it
+    from mingpt.data.tokenizer import Tokenizer
     from mingpt.run import Run
     from mingpt.tasks import TextTask
     from mingpt.trainer import Diverged, State
@@ -87,8 +88,8 @@ def print_header(config: TrainConfig, task: TextTask, run: Run, state: State) ->
     parts = config.gradient_accumulation
     lines = {
         "text": task.description(),
-        "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
-        f"context {config.block_size}: {parameters / 1e6:.2f} million parameters",
+        "model": f"n_layer {config.n_layer}, n_head {config.n_head}, n_embd {config.n_embd}, "
+        f"block_size {config.block_size}: {parameters / 1e6:.2f} million parameters",
         "training": f"{config.max_iters:,} updates of {config.batch_size} x {config.block_size} = {tokens:,} tokens"
         + (f" in {parts} parts" if parts > 1 else "")
         + f", {config.optimizer} at {config.learning_rate:g}",
@@ -116,14 +117,25 @@ def print_ending(config: TrainConfig, task: TextTask, run: Run, state: State, pi
     from mingpt.model import GPT
 
     best = GPT.from_pretrained(run.folder).to(config.device)
-    sample = sampling.continuation(best, task.tokenizer, "", SAMPLE_TOKENS, seed=config.seed, temperature=0.8)
+    prompt = opening(task.tokenizer)
+    sample = sampling.continuation(best, task.tokenizer, prompt, SAMPLE_TOKENS, seed=config.seed, temperature=0.8)
     print("\na sample of its writing\n")
-    print("".join(f"    {line}\n" for line in "".join(sample).strip().splitlines()))
+    print("".join(f"    {line}\n" for line in (prompt + "".join(sample)).strip().splitlines()))
     if state.progress.step < config.max_iters:
         print(f"stopped early: {config.patience} evaluations without a better loss")
     print(f"best          {describe_best(state)}")
     print(f"picture       {picture}")
-    print(f'write more    python -m mingpt.generate {shlex.quote(str(run.folder))} --prompt "The "')
+    option = f' --prompt "{prompt}"' if prompt else ""
+    print(f"write more    python -m mingpt.generate {shlex.quote(str(run.folder))}{option}")
+
+
+def opening(tokenizer: Tokenizer) -> str:
+    """An English word to begin a sample with; nothing where the text has not its letters."""
+    try:
+        tokenizer.encode("The ")
+    except ValueError:
+        return ""
+    return "The "
 
 
 def describe_best(state: State) -> str:

@@ -1,7 +1,4 @@
-"""A GPT to read in an evening and to use for real work the next day.
-
->>> from mingpt import GPT, GPTConfig, load_tokenizer  # doctest: +SKIP
-"""
+"""A GPT to read in an evening and to use for real work the next day: `from mingpt import GPT, GPTConfig`."""
 
 from __future__ import annotations
 

@@ -32,14 +32,14 @@ def parse(settings: type[S], argv: list[str], prog: str, description: str) -> tu
     parser = build_parser(settings, prog, description)
     texts, unknown = parser.parse_known_args(list(with_equals_signs(settings, argv)))
     problems = [unknown_flag(settings, token) for token in unknown]
-    values = from_file(settings, texts.config, problems) if getattr(texts, "config", None) else {}
+    path = getattr(texts, "config", None)
+    values = from_file(settings, path, problems) if path not in (None, MISSING) else {}
     for f in dataclasses.fields(settings):
         text = getattr(texts, f.name)
-        if text is not None:
+        if text == MISSING:
+            problems.append(f"{flag(f.name)}: needs a value; {accepted(f)}")
+        elif text is not None:
             values[f.name] = from_text(type_of(settings, f.name), text)
-            if text == MISSING:
-                problems.append(f"{flag(f.name)}: needs a value; {accepted(f)}")
-                del values[f.name]
     missing = [f for f in dataclasses.fields(settings) if is_positional(f) and f.name not in values]
     problems += [f"{f.name.upper()}: is missing; {f.metadata['help']}" for f in missing]
     if missing:

@@ -16,13 +16,15 @@ from mingpt.errors import UserError
 from mingpt.settings import Settings, setting
 
 # What each optimizer does best with; a flag that is left out takes its value from here. Measured
-# by tests/benchmarks/optimizers.py. `warmup` is a share of max_iters: the size of Muon's updates
-# does not depend on the gradient's, so it needs none.
+# by tests/benchmarks/optimizers.py. `warmup` is a share of max_iters. The size of Muon's updates does
+# not depend on that of the gradient, so it needs neither warm-up nor clipping.
 OPTIMIZERS: dict[str, dict[str, float]] = {
-    "adam": dict(learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.0, warmup=0.05),
-    "adamw": dict(learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.1, warmup=0.05),
-    "sgd": dict(learning_rate=0.3, momentum=0.9, beta1=0.0, beta2=0.0, weight_decay=0.0, warmup=0.05),
-    "muon": dict(learning_rate=0.02, momentum=0.9, beta1=0.8, beta2=0.95, weight_decay=0.0, warmup=0.0),
+    "adam": dict(learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.0, grad_clip=1.0, warmup=0.05),
+    "adamw": dict(
+        learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.1, grad_clip=1.0, warmup=0.05
+    ),
+    "sgd": dict(learning_rate=0.3, momentum=0.9, beta1=0.0, beta2=0.0, weight_decay=0.0, grad_clip=1.0, warmup=0.05),
+    "muon": dict(learning_rate=0.02, momentum=0.85, beta1=0.8, beta2=0.95, weight_decay=0.0, grad_clip=0.0, warmup=0.0),
 }
 
 ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
@@ -38,12 +40,12 @@ ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
 class Architecture(Settings):
     """The shape of a GPT, apart from its vocabulary."""
 
-    n_layer: int = setting(3, group=ARCHITECTURE, within="[1, inf)", help="blocks, one after the other")
+    n_layer: int = setting(2, group=ARCHITECTURE, within="[1, inf)", help="blocks, one after the other")
     n_head: int = setting(
         4, group=ARCHITECTURE, within="[1, inf)", help="heads of attention in a block; a divisor of n_embd"
     )
-    n_embd: int = setting(128, group=ARCHITECTURE, within="[1, inf)", help="width of the residual stream, in channels")
-    block_size: int = setting(128, group=ARCHITECTURE, within="[1, inf)", help="longest context, in tokens")
+    n_embd: int = setting(96, group=ARCHITECTURE, within="[1, inf)", help="width of the residual stream, in channels")
+    block_size: int = setting(64, group=ARCHITECTURE, within="[1, inf)", help="longest context, in tokens")
     dropout: float = setting(
         0.0, group=ARCHITECTURE, within="[0, 1)", help="share of the activations set to 0 while training"
     )
@@ -104,7 +106,7 @@ class TrainConfig(Architecture):
         within="[1, inf)",
         help="parts in which a batch is computed, to save memory; a divisor of batch_size",
     )
-    max_iters: int = setting(2000, group=TRAINING, within="[1, inf)", help="updates in all")
+    max_iters: int = setting(3500, group=TRAINING, within="[1, inf)", help="updates in all")
     eval_interval: int | None = setting(
         None, group=TRAINING, within="[1, inf)", follows="max_iters", help="updates between two evaluations"
     )
@@ -153,8 +155,12 @@ class TrainConfig(Architecture):
     momentum: float | None = setting(
         None, group=OPTIMIZER, within="[0, 1)", follows="optimizer", help="memory of the gradient in sgd and muon"
     )
-    grad_clip: float = setting(
-        1.0, group=OPTIMIZER, within="[0, inf)", help="longest gradient, as a norm over all parameters; 0: any"
+    grad_clip: float | None = setting(
+        None,
+        group=OPTIMIZER,
+        within="[0, inf)",
+        follows="optimizer",
+        help="longest gradient, as a norm over all parameters; 0: any",
     )
 
     device: str = setting(
@@ -211,7 +217,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         "eval_interval": max(10, math.ceil(config.max_iters / 20)),
         "threads": min(available_cores(), 8),  # so small a model gains nothing from more
     }
-    decided |= {name: known[name] for name in ("momentum", "beta1", "beta2", "weight_decay")}
+    decided |= {name: known[name] for name in ("momentum", "beta1", "beta2", "weight_decay", "grad_clip")}
     missing = {name: value for name, value in decided.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **missing)
     problems = config.problems()

@@ -98,13 +98,16 @@ def read_config(path: Path) -> GPTConfig:
         found = {key: settings[key] for key in theirs if key in settings}
         if name != "dropout" and not found:
             problems.append(f"{path}: {theirs[0]} is missing")
-        elif len(set(found.values())) > 1:
+        elif len({str(value) for value in found.values()}) > 1:
             problems.append(f"{path}: {', '.join(found)} differ ({', '.join(map(str, found.values()))})")
         elif found:
             ours[name] = next(iter(found.values()))
     if problems:
         raise UserError(*problems)
-    return GPTConfig(**ours)
+    try:
+        return GPTConfig(**ours)
+    except UserError as error:
+        raise UserError(*(f"{path}: {problem.removeprefix('--')}" for problem in error.problems)) from None
 
 
 def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:

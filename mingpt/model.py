@@ -138,8 +138,8 @@ class GPT(nn.Module):
 
         Not GPT-2's 0.02 everywhere: a matrix that reads the residual stream has standard
         deviation 0.5 / sqrt(C), the same 0.02 at GPT-2's width and right at any other, and one
-        that writes to it begins at 0, so that a fresh block changes nothing. With Muon on Tiny
-        Shakespeare this reaches a loss of 1.90 in LESS of the steps (tests/benchmarks/LOG.md).
+        that writes to it begins at 0, so that a fresh block changes nothing. After 200 updates of
+        Muon on Tiny Shakespeare the loss is 0.06 lower than from GPT-2's (tests/benchmarks/LOG.md).
         """
         for name, weight in self.named_parameters():
             if name.endswith("bias") or name.endswith("c_proj.weight"):

@@ -50,8 +50,9 @@ class Run:
             raise UserError(f"--out_dir {folder}: another process is writing to it") from None
         except OSError as error:
             raise UserError(f"--out_dir {folder}: cannot be written ({error.strerror})") from None
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while writing
-            leftover.unlink()
+        for path in folder.iterdir():
+            if is_leftover(path):
+                path.unlink()
 
     @classmethod
     def create(cls, out_dir: str | None, name: str) -> Run:
@@ -60,7 +61,7 @@ class Run:
             if out_dir is not None:
                 folder = Path(out_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                if any(path.name != "lock" for path in folder.iterdir()):
+                if any(path.name != "lock" and not is_leftover(path) for path in folder.iterdir()):
                     what = "a run; --resume goes on with it" if (folder / "train.json").exists() else "files"
                     raise UserError(f"--out_dir {out_dir}: already holds {what}, or name another folder")
                 return cls(folder)
@@ -134,8 +135,8 @@ class Run:
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE}
         settings["data"] = located(config.data)
         with self.saving():
-            task.tokenizer.save(self.folder)
             files.write_json(self.folder / "train.json", settings | {"text_sha256": task.data.sha256})
+            task.tokenizer.save(self.folder)
 
     def save_model(self, model: GPT, end_of_text: int | None) -> None:
         with self.saving():
@@ -191,6 +192,11 @@ class Run:
         with self.saving(), files.written_whole(self.folder / "loss.png") as beside:
             figure.savefig(beside, format="png", dpi=150)
         return str(self.folder / "loss.png")
+
+
+def is_leftover(path: Path) -> bool:
+    """Half a file, of a process that was killed while writing it."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def settings_to_go_on(asked: TrainConfig, given: set[str], recorded: dict[str, Any]) -> TrainConfig:

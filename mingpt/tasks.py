@@ -4,7 +4,7 @@ The trainer calls these and knows nothing of texts. A task has
 
     batch(step)             the tensors of update `step`, first dimension the batch
     loss(model, *tensors)   the mean loss of a batch, or of a slice of it
-    evaluate(model)         {"val_loss": ..., more measures}; lower val_loss is better
+    evaluate(model, device) {"val_loss": ..., more measures}; lower val_loss is better
 """
 
 from __future__ import annotations

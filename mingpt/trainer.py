@@ -30,7 +30,7 @@ from mingpt.tasks import TextTask
 # The weights that are evaluated and saved are an average over the run, in which the newest update
 # counts (A + 1) / (step + A): it follows about the last 1/A of the steps, however many there are
 # (Shamir and Zhang 2013, section 4). A tenth of a nat better half way, and never worse at the end.
-AVERAGING = 20
+AVERAGING = 10
 EXPLODED = 10.0  # times the first loss
 
 

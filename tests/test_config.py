@@ -94,7 +94,7 @@ def test_all_problems_are_reported_together(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        (["--n_head", "3"], "--n_head 3: does not divide --n_embd"),
+        (["--n_head", "5"], "--n_head 5: does not divide --n_embd"),
         (["--gradient_accumulation", "3"], "--gradient_accumulation 3: does not divide --batch_size"),
         (["--learning_rate", "0.1", "--min_learning_rate", "0.2"], "--min_learning_rate 0.2: is above"),
         (["--min_learning_rate", "9"], "--min_learning_rate 9.0: is above"),

@@ -102,7 +102,12 @@ def test_transformers_opens_the_folder_and_computes_the_reported_loss(folder):
 
 def test_what_the_user_sees(folder):
     printed = (folder / "printed.txt").read_text(encoding="utf-8")
-    for words in ("text          fox: ", "model         1 layers", "saved in      out/fox", "a sample of its writing"):
+    for words in (
+        "text          fox: ",
+        "model         n_layer 1, n_head 2",
+        "saved in      out/fox",
+        "a sample of its writing",
+    ):
         assert words in printed
     assert "best          validation loss" in printed
     assert "picture       out/fox/loss.png" in printed
@@ -241,7 +246,7 @@ def test_a_moved_folder_goes_on_from_anywhere(copy, tmp_path):
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(copy):
-    arguments = [*RUN, "--max_iters", "3000", "--eval_interval", "1000", "--out_dir", "stopped"]
+    arguments = [*RUN, "--max_iters", "1000", "--eval_interval", "400", "--out_dir", "stopped"]
     process = subprocess.Popen(
         command(*arguments),
         cwd=copy,
@@ -260,7 +265,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(copy):
     assert "Traceback" not in errors
     assert "python train.py --resume --out_dir stopped" in printed
     step = torch.load(copy / "stopped" / "state.pt", weights_only=True)["progress"]["step"]
-    assert 0 < step < 3000 and f"stopped after update {step:,}" in printed
+    assert 0 < step < 1000 and f"stopped after update {step:,}" in printed
     resumed = train(copy, "--resume", "--out_dir", "stopped")
     assert f"after update {step:,}" in resumed
     train(copy, *arguments[:-1], "whole")
