@@ -54,6 +54,11 @@ class Progress:
     loss_count: int = 0
     seconds: float = 0.0  # of work, evaluations included and pauses not
 
+    def check(self, step: int, loss: float) -> None:
+        """Raise Diverged where a loss is no number, or far above the first."""
+        if not (math.isfinite(loss) and loss <= EXPLODED * self.first_loss):
+            raise Diverged(step, loss)
+
     def is_finished(self, config: TrainConfig) -> bool:
         is_out_of_patience = 0 < config.patience <= self.evaluations_since_best
         return self.step >= config.max_iters or is_out_of_patience
@@ -111,11 +116,11 @@ def train(
             part_loss.backward()
             loss += part_loss.item()
 
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
         if step == 0:
             progress.first_loss = loss
-        if not (math.isfinite(loss) and norm.isfinite()) or loss > EXPLODED * progress.first_loss:
-            raise Diverged(step + 1, loss)
+        progress.check(step + 1, loss)
+        if config.grad_clip:
+            nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
         model.zero_grad()
         average(averaged, model, share=(AVERAGING + 1) / (step + 1 + AVERAGING))
@@ -150,6 +155,7 @@ def evaluate(config: TrainConfig, task: TextTask, run: Run, state: State) -> dic
     progress = state.progress
     row = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_count}
     row |= task.evaluate(state.averaged, config.device)
+    progress.check(progress.step, row["val_loss"])
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.evaluations_since_best += 1
     if row["val_loss"] < progress.best_loss:
