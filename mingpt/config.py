@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mingpt.errors import UserError
 from mingpt.settings import Settings, setting
@@ -27,7 +29,8 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "muon": dict(learning_rate=0.02, momentum=0.85, beta1=0.8, beta2=0.95, weight_decay=0.0, grad_clip=0.0, warmup=0.0),
 }
 
-ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
+SEARCH, ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
+    "search",
     "architecture",
     "data",
     "training",
@@ -56,14 +59,13 @@ class Architecture(Settings):
         help="softmax(QK'/sqrt(d))V written out, or PyTorch's kernel for long contexts",
     )
 
-    def problems(self) -> list[str]:
-        problems = super().problems()
-        if not problems and self.n_embd % self.n_head:
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.n_embd % self.n_head:
             divisors = [str(n) for n in range(1, min(self.n_embd, 256) + 1) if self.n_embd % n == 0]
-            problems.append(
-                f"--n_head {self.n_head}: does not divide --n_embd {self.n_embd}; these do: {', '.join(divisors)}"
+            yield (
+                ("n_head", "n_embd"),
+                f"--n_head {self.n_head}: does not divide --n_embd {self.n_embd}; these do: {', '.join(divisors)}",
             )
-        return problems
 
 
 @dataclass(kw_only=True)
@@ -83,8 +85,8 @@ class GPTConfig(Architecture):
 
 
 @dataclass(kw_only=True)
-class TrainConfig(Architecture):
-    """One training run: all of its flags. What is None is decided by `resolve`."""
+class Training(Architecture):
+    """How a GPT is trained, apart from where the run lies. What is None is decided by `resolve`."""
 
     data: str = setting(
         "pydoc",
@@ -141,7 +143,7 @@ class TrainConfig(Architecture):
         "linear",
         group=OPTIMIZER,
         choices=("constant", "cosine", "linear", "wsd"),
-        help="step size after the warm-up; wsd: constant, then linear over the last fifth",
+        help="step size after the warm-up; wsd: constant, then linear over the last three tenths",
     )
     weight_decay: float | None = setting(
         None, group=OPTIMIZER, within="[0, inf)", follows="optimizer", help="pull of the matrices towards 0"
@@ -173,41 +175,107 @@ class TrainConfig(Architecture):
         help="of the matrix products; auto: bfloat16 where the device has it; weights stay float32",
     )
     compile: bool = setting(False, group=MACHINE, help="compile the model first; pays on a GPU, in long runs")
-    threads: int | None = setting(None, group=MACHINE, within="[1, inf)", follows="the machine", help="CPU threads")
+    threads: int | None = setting(None, group=MACHINE, within="[1, 1024]", follows="the machine", help="CPU threads")
     seed: int = setting(
         0, group=MACHINE, within="[0, 2147483647]", help="of the weights, of dropout and of the order of the text"
     )
+    config: str | None = setting(None, group=MACHINE, metavar="FILE", help="JSON file of settings; flags win over it")
+
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        yield from super().misfits()
+        whole = completed(self)
+        if self.batch_size % self.gradient_accumulation:
+            yield (
+                ("gradient_accumulation", "batch_size"),
+                f"--gradient_accumulation {self.gradient_accumulation}: does not divide --batch_size {self.batch_size}",
+            )
+        if whole.min_learning_rate > whole.learning_rate:
+            yield (
+                ("min_learning_rate", "learning_rate", "optimizer"),
+                f"--min_learning_rate {whole.min_learning_rate}: is above --learning_rate {whole.learning_rate}",
+            )
+        if whole.warmup_iters > whole.max_iters:
+            yield (
+                ("warmup_iters", "max_iters"),
+                f"--warmup_iters {whole.warmup_iters}: is above --max_iters {whole.max_iters}",
+            )
+
+
+@dataclass(kw_only=True)
+class TrainConfig(Training):
+    """One training run: all of its flags."""
+
     out_dir: str | None = setting(
         None, group=MACHINE, metavar="FOLDER", help="the run's folder; left out: a new out/NAME each time"
     )
     resume: bool = setting(False, group=MACHINE, help="go on with the run in out_dir from where it stopped")
-    config: str | None = setting(None, group=MACHINE, metavar="FILE", help="JSON file of settings; flags win over it")
-
-    def problems(self) -> list[str]:
-        problems = super().problems()
-        if problems:
-            return problems
-        if self.batch_size % self.gradient_accumulation:
-            problems.append(
-                f"--gradient_accumulation {self.gradient_accumulation}: does not divide --batch_size {self.batch_size}"
-            )
-        if (self.min_learning_rate or 0) > (self.learning_rate or math.inf):
-            problems.append(
-                f"--min_learning_rate {self.min_learning_rate}: is above --learning_rate {self.learning_rate}"
-            )
-        if (self.warmup_iters or 0) > self.max_iters:
-            problems.append(f"--warmup_iters {self.warmup_iters}: is above --max_iters {self.max_iters}")
-        return problems
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Decide every default that hangs on another setting, once; what is set already stays.
+@dataclass(kw_only=True)
+class Search(Settings):
+    """How a study searches, apart from how each of its trials is trained."""
 
-    Raises UserError where the settings, now complete, do not fit together.
+    strategy: str = setting(
+        "gp",
+        group=SEARCH,
+        choices=("grid", "random", "gp"),
+        help="every combination, chance, or Bayesian optimisation with a Gaussian process",
+    )
+    search: tuple[str, ...] = setting(
+        (),
+        group=SEARCH,
+        metavar="NAME=VALUES",
+        help="a setting to search, each with its own --search: learning_rate=1e-5..1 log, n_layer=1..8, "
+        "optimizer=adamw,sgd, momentum=0.5..0.99 when optimizer=sgd; left out: a space that fits most users",
+    )
+    trials: int | None = setting(
+        None, group=SEARCH, within="[1, inf)", follows="strategy: 20, or the whole grid", help="runs in all"
+    )
+    minutes: float | None = setting(None, group=SEARCH, within="(0, inf)", help="begin no trial after so long")
+    workers: int = setting(1, group=SEARCH, within="[1, 1024]", help="trials at once, each in a process of its own")
+    stopping: str = setting(
+        "median",
+        group=SEARCH,
+        choices=("off", "median", "halving"),
+        help="give up early on trials that are worse than the others were at the same step",
+    )
+    confirm: int = setting(
+        0, group=SEARCH, within="[0, inf)", help="train so many of the best again with fresh seeds; the mean decides"
+    )
+    study: str | None = setting(
+        None, group=SEARCH, metavar="FOLDER", help="where the study is kept, and goes on; left out: a new out/NAME"
+    )
+
+
+@dataclass(kw_only=True)
+class TuneConfig(Training, Search):
+    """One study: its search, and the settings that its trials share."""
+
+    max_iters: int = setting(
+        200,
+        group=TRAINING,
+        within="[1, inf)",
+        help="updates of a trial; as many tokens where the size of one is searched",
+    )
+
+
+T = TypeVar("T", bound=Training)
+
+
+def resolve(config: T) -> T:
+    """The settings with every default decided that hangs on another. Raises UserError where anything is wrong.
 
     >>> resolve(TrainConfig(optimizer="sgd")).momentum
     0.9
     """
+    problems = config.problems()
+    if problems:
+        raise UserError(*problems)
+    return completed(config)
+
+
+def completed(config: T) -> T:
+    """The settings with every None decided; what is set stays."""
     known = OPTIMIZERS[config.optimizer]
     learning_rate = known["learning_rate"] if config.learning_rate is None else config.learning_rate
     decided = {
@@ -219,11 +287,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     }
     decided |= {name: known[name] for name in ("momentum", "beta1", "beta2", "weight_decay", "grad_clip")}
     missing = {name: value for name, value in decided.items() if getattr(config, name) is None}
-    config = dataclasses.replace(config, **missing)
-    problems = config.problems()
-    if problems:
-        raise UserError(*problems)
-    return config
+    return dataclasses.replace(config, **missing)
 
 
 def available_cores() -> int:

@@ -36,7 +36,7 @@ POLAR_EXPRESS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
-ADAM_SHARE = 0.75  # of muon's learning rate, for what is not a hidden matrix; measured, see tests/benchmarks/LOG.md
+ADAM_SHARE = 0.4  # of muon's learning rate, for what is not a hidden matrix; measured, see tests/benchmarks/LOG.md
 ADAM_EPS = 1e-10
 
 
@@ -56,7 +56,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
     if config.schedule == "linear":
         return high + (low - high) * done
-    return high + (low - high) * max(0.0, (done - 0.8) / 0.2)  # wsd: warm-up, stable, decay
+    return high + (low - high) * max(0.0, (done - 0.7) / 0.3)  # wsd: warm-up, stable, decay
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | Muon:
@@ -92,6 +92,8 @@ class Muon:
     def __init__(self, model: nn.Module, config: TrainConfig):
         named = list(model.named_parameters())
         hidden = [w for name, w in named if name.startswith("h.") and w.dim() == 2]
+        # query, key and value are three matrices that lie in one
+        self.parts = [3 if "c_attn" in name else 1 for name, w in named if name.startswith("h.") and w.dim() == 2]
         others = [w for name, w in named if not (name.startswith("h.") and w.dim() == 2)]
         self.param_groups: list[dict[str, Any]] = [
             {"params": hidden, "lr": config.learning_rate},
@@ -112,9 +114,11 @@ class Muon:
     def step_hidden(self, params: list[Tensor], lr: float) -> None:
         mu = self.config.momentum
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for w, m in zip(params, self.momentum, strict=True):
+        for w, m, parts in zip(params, self.momentum, self.parts, strict=True):
             m.lerp_(w.grad, 1 - mu)
-            by_shape.setdefault(w.shape, []).append((w, w.grad.lerp(m, mu)))
+            u = w.grad.lerp(m, mu)
+            for pair in zip(w.chunk(parts), u.chunk(parts), strict=True):
+                by_shape.setdefault(pair[0].shape, []).append(pair)
         for (rows, columns), pairs in by_shape.items():
             updates = orthogonal(torch.stack([u for _, u in pairs]), self.config.dtype)
             scale = math.sqrt(max(1, rows / columns))

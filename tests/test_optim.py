@@ -92,8 +92,9 @@ def test_muon_moves_hidden_matrices_by_orthogonal_updates_and_the_rest_by_adam()
             g = update[i][1].astype(np.float64)
             if name.startswith("h.") and w.ndim == 2:
                 m = mu * m + (1 - mu) * g
-                step = orthogonal(torch.from_numpy(mu * m + (1 - mu) * g).float()[None])[0].numpy()
-                w = w * (1 - LR * DECAY) - LR * math.sqrt(max(1, w.shape[0] / w.shape[1])) * step
+                parts = np.split(mu * m + (1 - mu) * g, 3 if "c_attn" in name else 1)  # query, key, value
+                step = np.concatenate([orthogonal(torch.from_numpy(u).float()[None])[0].numpy() for u in parts])
+                w = w * (1 - LR * DECAY) - LR * (2.0 if "c_fc" in name else 1.0) * step
             else:
                 lr = LR * ADAM_SHARE
                 m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
@@ -143,7 +144,7 @@ def test_schedules_follow_their_formulas():
         assert schedule(step, schedule="constant") == 1.0
         assert schedule(step, schedule="linear") == pytest.approx(1 - 0.9 * done)
         assert schedule(step, schedule="cosine") == pytest.approx(0.1 + 0.9 * math.cos(math.pi * done / 2) ** 2)
-        assert schedule(step, schedule="wsd") == pytest.approx(1.0 if done <= 0.8 else 1 - 0.9 * (done - 0.8) * 5)
+        assert schedule(step, schedule="wsd") == pytest.approx(1.0 if done <= 0.7 else 1 - 3 * (done - 0.7))
 
 
 def test_schedules_stay_at_the_end_and_without_warm_up_begin_at_the_top():

@@ -38,9 +38,9 @@ from mingpt.trainer import State, train
 TARGET = 1.90
 PLAIN_SHAPE = dict(n_layer=4, n_head=4, n_embd=128, block_size=64)
 # The plain recipe's shape to the target, and the best loss in the plain recipe's time.
-AT_PLAIN_SHAPE = dict(**PLAIN_SHAPE, batch_size=16, max_iters=320, min_learning_rate=2e-4)
+AT_PLAIN_SHAPE = dict(**PLAIN_SHAPE, batch_size=16, max_iters=290, schedule="wsd", min_learning_rate=0.0)
 IN_PLAIN_TIME = dict(
-    block_size=128, batch_size=8, max_iters=2900, momentum=0.9, min_learning_rate=2e-4, eval_interval=100
+    block_size=128, batch_size=8, max_iters=3100, momentum=0.9, min_learning_rate=2e-4, eval_interval=100
 )
 
 
