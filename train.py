@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-import signal
 import sys
 from collections.abc import Iterable
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -17,7 +16,7 @@ from mingpt.config import TrainConfig, resolve
 if TYPE_CHECKING:  # torch takes a second to import: --help and a mistyped flag need not wait for it
     from mingpt.data.tokenizer import Tokenizer
     from mingpt.run import Run
-    from mingpt.tasks import TextTask
+    from mingpt.tasks import Task
     from mingpt.trainer import Diverged, State
 
 DESCRIPTION = "Train a GPT on text. With no flag: on the manual inside Python, in about two minutes."
@@ -25,19 +24,42 @@ SAMPLE_TOKENS = 300
 
 
 def main(argv: list[str]) -> int:
-    asked, given = cli.parse(TrainConfig, argv, "python train.py", DESCRIPTION)
+    asked, given = cli.parse(TrainConfig, argv, "python train.py", DESCRIPTION, check)
     config, task, run, state = go_on(asked, given) if asked.resume else begin(resolve(asked))
-    if state.progress.is_finished(config):
-        print(f"{run.folder} is finished: {describe_best(state)}")
-        print(f"to train on   {resume_command(run)} --max_iters {2 * config.max_iters}")
-        return 0
+    try:
+        return work(config, task, run, state)
+    except BrokenPipeError:  # `python train.py | head`, say
+        if state.progress.is_finished(config):
+            raise
+        sys.stdout = None  # what is left in it would fail again at the end
+        with contextlib.suppress(BrokenPipeError):
+            saved = f"stopped after update {state.progress.step:,}; all of it is saved"
+            print(f"{saved}, but nobody reads the output any more", file=sys.stderr)
+            print(f"to go on      {resume_command(run)}", file=sys.stderr)
+        return cli.UNREAD
 
+
+def check(asked: TrainConfig) -> list[str]:
+    """What is wrong with the flags. Those of a run that goes on are only a part: see run.settings_to_go_on."""
+    return list(asked.out_of_range().values()) if asked.resume else asked.problems()
+
+
+def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
+    """Train, and tell the user; gives the exit code."""
     from mingpt.trainer import Diverged, train
 
+    if state.progress.is_finished(config):
+        print(f"{run.folder} is finished: {describe_best(state)}")
+        print(f"picture       {run.draw(state.metrics)}")  # again, since it may have been killed before
+        print(f"to train on   {resume_command(run)} --max_iters {2 * config.max_iters}")
+        return 0
     print_header(config, task, run, state)
-    with CtrlC() as ctrl_c:
+    with (
+        cli.CtrlC("finishing this update, then saving") as ctrl_c,
+        contextlib.closing(train(config, task, run, state, lambda: ctrl_c.is_pressed)) as rows,
+    ):
         try:
-            print_rows(train(config, task, run, state, should_stop=lambda: ctrl_c.is_pressed))
+            print_rows(rows)
         except Diverged as error:
             return explain(error, config, run)
     picture = run.draw(state.metrics)
@@ -49,7 +71,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def begin(config: TrainConfig) -> tuple[TrainConfig, TextTask, Run, State]:
+def begin(config: TrainConfig) -> tuple[TrainConfig, Task, Run, State]:
     """A new run in a new folder."""
     from mingpt.device import on_this_machine
     from mingpt.run import Run
@@ -58,23 +80,24 @@ def begin(config: TrainConfig) -> tuple[TrainConfig, TextTask, Run, State]:
 
     config = on_this_machine(config)
     task = TextTask(config)
-    run = Run.create(config.out_dir, task.data.name)
+    state = State(config, task.model_config())  # before there is a folder: it may not fit in memory
+    run = Run.create(config.out_dir, task.name)
     run.save_settings(config, task)
-    return config, task, run, State(config, task.model_config())
+    return config, task, run, state
 
 
-def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, TextTask, Run, State]:
+def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, State]:
     """An earlier run, as its last state has it."""
     from mingpt.device import on_this_machine
     from mingpt.run import Run, settings_to_go_on
     from mingpt.tasks import TextTask
     from mingpt.trainer import State
 
-    run, recorded = Run.open(asked.out_dir)
+    run, recorded, sha256 = Run.open(asked.out_dir)
     config = on_this_machine(settings_to_go_on(asked, given, recorded))
     task = TextTask(config)
     state = State(config, task.model_config())
-    if run.restore(state, task, recorded):
+    if run.restore(config, task, state, sha256):
         print(f"resuming {run.folder} after update {state.progress.step:,}")
     else:
         print(f"resuming {run.folder} from the start: it was stopped before its first state was saved")
@@ -82,7 +105,7 @@ def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, TextTask, R
     return config, task, run, state
 
 
-def print_header(config: TrainConfig, task: TextTask, run: Run, state: State) -> None:
+def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> None:
     tokens = config.batch_size * config.block_size
     parameters = sum(w.numel() for w in state.model.parameters())
     parts = config.gradient_accumulation
@@ -112,7 +135,7 @@ def print_rows(rows: Iterable[dict[str, float]]) -> None:
         sys.stdout.flush()
 
 
-def print_ending(config: TrainConfig, task: TextTask, run: Run, state: State, picture: str) -> None:
+def print_ending(config: TrainConfig, task: Task, run: Run, state: State, picture: str) -> None:
     from mingpt import sampling
     from mingpt.model import GPT
 
@@ -163,24 +186,6 @@ def explain(error: Diverged, config: TrainConfig, run: Run) -> int:
 
 def resume_command(run: Run) -> str:
     return f"python train.py --resume --out_dir {shlex.quote(str(run.folder))}"
-
-
-class CtrlC:
-    """While it lasts, the first Ctrl-C only asks for an end; the second ends at once, as usual."""
-
-    is_pressed = False
-
-    def __enter__(self) -> CtrlC:
-        self.before = signal.signal(signal.SIGINT, self.press)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-    def press(self, number: int, frame: FrameType | None) -> None:
-        self.is_pressed = True
-        signal.signal(signal.SIGINT, self.before)
-        tqdm.write("\nfinishing this update, then saving (Ctrl-C again: end at once)", file=sys.stderr)
 
 
 if __name__ == "__main__":

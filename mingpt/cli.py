@@ -9,25 +9,38 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from tqdm import tqdm
+
+from mingpt import files
 from mingpt.errors import UserError
-from mingpt.settings import Settings, accepted, flag, nearest, shown, type_of
+from mingpt.settings import Settings, accepted, as_kind, flag, from_text, is_repeated, nearest, shown, type_of
 
 MISSING = "\0"  # stands for the value of a flag that was typed without one; no shell can pass it
 CANCELLED = 130  # the exit code of a program that Ctrl-C ended
+UNREAD = 141  # and of one that ended because nobody reads its output
 
 S = TypeVar("S", bound=Settings)
 
 
-def parse(settings: type[S], argv: list[str], prog: str, description: str) -> tuple[S, set[str]]:
+def parse(
+    settings: type[S],
+    argv: list[str],
+    prog: str,
+    description: str,
+    check: Callable[[S], Iterable[str]] = Settings.problems,
+) -> tuple[S, set[str]]:
     """The settings that a command line asks for, and the names of those it (or its file) set.
 
-    --help prints and exits. Raises UserError with a line for each problem.
+    --help prints and exits. Raises UserError with a line for each problem, those that `check` finds
+    in the settings among them: a command that has only a part of its settings from here gives a
+    `check` of that part.
     """
     parser = build_parser(settings, prog, description)
     texts, unknown = parser.parse_known_args(list(with_equals_signs(settings, argv)))
@@ -36,16 +49,17 @@ def parse(settings: type[S], argv: list[str], prog: str, description: str) -> tu
     values = from_file(settings, path, problems) if path not in (None, MISSING) else {}
     for f in dataclasses.fields(settings):
         text = getattr(texts, f.name)
-        if text == MISSING:
-            problems.append(f"{flag(f.name)}: needs a value; {accepted(f)}")
+        if text == MISSING or (is_repeated(f) and MISSING in (text or ())):
+            problems.append(f"{flag(f.name)}: needs a value; {accepted(f, type_of(settings, f.name))}")
+        elif is_repeated(f) and text is not None:
+            values[f.name] = tuple(text)
         elif text is not None:
             values[f.name] = from_text(type_of(settings, f.name), text)
     missing = [f for f in dataclasses.fields(settings) if is_positional(f) and f.name not in values]
     problems += [f"{f.name.upper()}: is missing; {f.metadata['help']}" for f in missing]
-    if missing:
-        raise UserError(*problems)
-    result = settings(**values)
-    problems += result.problems()
+    stand_ins = {f.name: f.name.upper() for f in missing}  # so that the others can be checked too
+    result = settings(**stand_ins, **values)
+    problems += check(result)
     if problems:
         raise UserError(*problems)
     return result, set(values)
@@ -70,6 +84,26 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     sys.exit(code)
 
 
+class CtrlC:
+    """While it lasts, the first Ctrl-C only asks for an end, and says so; the second ends at once, as usual."""
+
+    def __init__(self, answer: str):
+        self.answer = answer
+        self.is_pressed = False
+
+    def __enter__(self) -> CtrlC:
+        self.before = signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        self.is_pressed = True
+        signal.signal(signal.SIGINT, self.before)
+        tqdm.write(f"\n{self.answer} (Ctrl-C again: end at once)", file=sys.stderr)
+
+
 def build_parser(settings: type[Settings], prog: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -88,7 +122,8 @@ def build_parser(settings: type[Settings], prog: str, description: str) -> argpa
             groups[name] = parser.add_argument_group(name)
         usual = {int: "N", float: "X", str: "TEXT", bool: "true|false"}[type_of(settings, f.name)]
         metavar = "|".join(f.metadata["choices"]) or f.metadata["metavar"] or usual
-        groups[name].add_argument(flag(f.name), metavar=metavar, help=text)
+        action = "append" if is_repeated(f) else "store"
+        groups[name].add_argument(flag(f.name), metavar=metavar, help=text, action=action)
     return parser
 
 
@@ -97,7 +132,7 @@ def help_of(f: dataclasses.Field) -> str:
     parts = [f.metadata["help"]]
     if f.metadata["within"]:
         parts.append(f.metadata["within"])
-    if f.default not in (dataclasses.MISSING, "") and (f.default is not None or f.metadata["follows"]):
+    if f.default not in (dataclasses.MISSING, "", ()) and (f.default is not None or f.metadata["follows"]):
         parts.append(f"(default: {default})")
     return " ".join(parts).replace("%", "%%")
 
@@ -123,37 +158,24 @@ def with_equals_signs(settings: type[Settings], argv: list[str]) -> Iterator[str
             yield f"{token}={tokens.pop(0)}"
 
 
-def from_text(kind: type, text: str) -> Any:
-    """A typed value of a flag's text; the text itself where it is none, for `problems` to name."""
-    if kind is bool:
-        return {"true": True, "false": False}.get(text, text)
-    try:
-        return kind(text)
-    except ValueError:
-        return text
-
-
-def as_kind(kind: type, value: Any) -> Any:
-    """JSON does not tell 1 from 1.0."""
-    return float(value) if kind is float and type(value) is int else value
-
-
 def from_file(settings: type[Settings], path: str, problems: list[str]) -> dict[str, Any]:
     """The settings in a JSON file; what is wrong with it is added to `problems`."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = files.read_json_object(Path(path))
     except OSError as error:
         problems.append(f"--config {path}: cannot be read ({error.strerror})")
         return {}
     except ValueError as error:
-        problems.append(f"--config {path}: is not JSON ({error})")
-        return {}
-    if not isinstance(values, dict):
-        problems.append(f'--config {path}: a JSON object is accepted, such as {{"n_layer": 6}}')
+        problems.append(f'--config {path}: is not JSON such as {{"n_layer": 6}} ({error})')
         return {}
     names = [f.name for f in dataclasses.fields(settings)]
     problems += [f"--config {path}: unknown key {key}{nearest(key, names)}" for key in values if key not in names]
-    return {name: as_kind(type_of(settings, name), value) for name, value in values.items() if name in names}
+    repeated = [f.name for f in dataclasses.fields(settings) if is_repeated(f)]
+    return {
+        name: tuple(value) if name in repeated and type(value) is list else as_kind(type_of(settings, name), value)
+        for name, value in values.items()
+        if name in names
+    }
 
 
 def unknown_flag(settings: type[Settings], token: str) -> str:

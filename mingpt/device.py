@@ -1,4 +1,7 @@
-"""Which device computes, and in which precision: chosen by what the machine can do, never by timing it."""
+"""Which device computes, in which precision and with how many threads.
+
+Chosen by what the machine can do, never by timing it: a run that goes on must choose the same again.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from mingpt.errors import UserError
 
 
 def on_this_machine(config: TrainConfig) -> TrainConfig:
-    """The same settings with `auto` decided for device and dtype."""
+    """The same settings with `auto` decided for device and dtype; from here on this process has their threads."""
     device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
     return dataclasses.replace(config, device=device, dtype=choose_dtype(config.dtype, device))
 
 

@@ -7,7 +7,6 @@ wrote them as a convolution of width 1. This file translates and knows no module
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +80,7 @@ def read_folder(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 
 def read_config(path: Path) -> GPTConfig:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("not a JSON object")
+        settings = files.read_json_object(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -2,7 +2,7 @@
 
     config.json, model.safetensors     the best model so far; open in transformers as they are
     tokenizer.json, tokenizer_config.json
-    train.json                         every flag as resolved, and the sha256 of the text
+    train.json                         every flag as resolved, and the sha256 of the data
     metrics.jsonl                      a line per evaluation
     loss.png                           its picture
     state.pt                           the last state: weights, optimizer, progress, metrics
@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +27,14 @@ import torch
 
 from mingpt import files, gpt2
 from mingpt.config import TrainConfig
+from mingpt.data.documents import located
 from mingpt.data.tokenizer import load_tokenizer
 from mingpt.errors import UserError
 from mingpt.model import GPT
+from mingpt.settings import as_kind, shown, type_of
 
 if TYPE_CHECKING:
-    from mingpt.tasks import TextTask
+    from mingpt.tasks import Task
     from mingpt.trainer import State
 
 PLACE = ("out_dir", "resume", "config")  # flags that say where, not what: a folder may be moved
@@ -51,7 +53,7 @@ class Run:
         except OSError as error:
             raise UserError(f"--out_dir {folder}: cannot be written ({error.strerror})") from None
         for path in folder.iterdir():
-            if is_leftover(path):
+            if files.is_leftover(path):
                 path.unlink()
 
     @classmethod
@@ -59,12 +61,7 @@ class Run:
         """A new folder: out_dir, or the first of out/NAME, out/NAME-2, ... that is free. Never one that holds files."""
         try:
             if out_dir is not None:
-                folder = Path(out_dir)
-                folder.mkdir(parents=True, exist_ok=True)
-                if any(path.name != "lock" and not is_leftover(path) for path in folder.iterdir()):
-                    what = "a run; --resume goes on with it" if (folder / "train.json").exists() else "files"
-                    raise UserError(f"--out_dir {out_dir}: already holds {what}, or name another folder")
-                return cls(folder)
+                return cls.create_in(Path(out_dir))
             Path("out").mkdir(exist_ok=True)
             for number in itertools.count(1):
                 folder = Path("out") / (name if number == 1 else f"{name}-{number}")
@@ -76,23 +73,35 @@ class Run:
         raise AssertionError("unreachable: numbers do not end")
 
     @classmethod
-    def open(cls, out_dir: str | None) -> tuple[Run, dict[str, Any]]:
-        """An earlier run's folder and its train.json. Raises UserError where none is."""
+    def create_in(cls, folder: Path) -> Run:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_is_free(folder)  # before there is a lock in it
+        run = cls(folder)
+        try:
+            check_is_free(folder)  # again: another process may have had the lock before
+        except UserError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, out_dir: str | None) -> tuple[Run, TrainConfig, str]:
+        """An earlier run's folder, its settings and the sha256 of its data. Raises UserError where none is."""
         if out_dir is None:
             raise UserError("--resume: needs --out_dir, the folder of the run to go on with")
-        path = Path(out_dir) / "train.json"
+        folder = Path(out_dir)
+        path = folder / "train.json"
         try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
-            missing = {f.name for f in dataclasses.fields(TrainConfig)} - {*recorded, *PLACE}
+            if (folder / "lock").exists() and is_free(folder):
+                reason = "was stopped before its settings were saved; start it again without --resume"
+                raise UserError(f"--resume: the run in {out_dir} {reason}")
+            path.stat()
         except OSError as error:
             raise UserError(f"--resume: {out_dir} holds no run ({path}: {error.strerror})") from None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: is torn or no JSON object ({error})") from None
-        if missing:
-            raise UserError(f"{path}: is of another program or version; it lacks {', '.join(sorted(missing))}")
-        return cls(Path(out_dir)), recorded
+        return cls(folder), *read_settings(path)
 
     def close(self) -> None:
+        """Let another process write here."""
         self.lock.close()
 
     @contextlib.contextmanager
@@ -106,14 +115,14 @@ class Run:
                 f"and goes on with --resume --out_dir {self.folder}"
             ) from None
 
-    def restore(self, state: State, task: TextTask, recorded: dict[str, Any]) -> bool:
+    def restore(self, config: TrainConfig, task: Task, state: State, sha256: str) -> bool:
         """Bring a fresh state to where the run was; False where it had saved none.
 
-        Raises UserError where the text is another, or a file of the folder is torn, missing or of
-        another model: then nothing goes on, and nothing is overwritten.
+        Raises UserError where the data are others than those of `sha256`, or a file of the folder is
+        torn, missing or of another model: then nothing goes on, and nothing is overwritten.
         """
-        if task.data.sha256 != recorded.get("text_sha256"):
-            raise UserError(f"--data {recorded['data']}: is not the text that the run in {self.folder} began with")
+        if task.sha256 != sha256:
+            raise UserError(f"--data {config.data}: is not the text that the run in {self.folder} began with")
         path = self.folder / "state.pt"
         saved = self.load_state()
         if saved is None:
@@ -124,23 +133,27 @@ class Run:
         try:
             state.load_state_dict(saved)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: is another model's ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path}: is another model's ({first_line(error)})") from None
         if load_tokenizer(self.folder).pieces != task.tokenizer.pieces:
             raise UserError(f"{self.folder / 'tokenizer.json'}: is another run's")
         if state.progress.best_step:
-            gpt2.read_folder(self.folder)
+            found, _ = gpt2.read_folder(self.folder)
+            expected = task.model_config()
+            if dataclasses.replace(found, attention=expected.attention) != expected:  # which no config.json tells
+                raise UserError(f"{self.folder / 'config.json'}: is another run's")
+        self.save_metrics(state.metrics)  # it may have been killed between a state and its metrics
         return True
 
-    def save_settings(self, config: TrainConfig, task: TextTask) -> None:
+    def save_settings(self, config: TrainConfig, task: Task) -> None:
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE}
         settings["data"] = located(config.data)
         with self.saving():
-            files.write_json(self.folder / "train.json", settings | {"text_sha256": task.data.sha256})
+            files.write_json(self.folder / "train.json", settings | {"text_sha256": task.sha256})
             task.tokenizer.save(self.folder)
 
-    def save_model(self, model: GPT, end_of_text: int | None) -> None:
+    def save_model(self, model: GPT, task: Task) -> None:
         with self.saving():
-            gpt2.write_folder(self.folder, model.config, model.state_dict(), end_of_text)
+            gpt2.write_folder(self.folder, model.config, model.state_dict(), task.tokenizer.end_of_text)
 
     def save_state(self, state: dict[str, Any]) -> None:
         with self.saving(), files.written_whole(self.folder / "state.pt") as beside:
@@ -156,9 +169,8 @@ class Run:
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: is torn or no state of a run ({reason})") from None
+        except Exception as error:  # torn in different places, a file raises errors that have no class in common
+            raise UserError(f"{path}: is torn or no state of a run ({type(error).__name__})") from None
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         with self.saving(), files.written_whole(self.folder / "metrics.jsonl") as beside:
@@ -186,40 +198,65 @@ class Run:
             textcoords="offset points",
             ha="center",
         )
-        axes.set(xlabel="updates", ylabel="loss", title=str(self.folder), xlim=(0, None))
+        axes.set(xlabel="updates", ylabel="loss", xlim=(0, None))
+        axes.set_title(str(self.folder), parse_math=False)  # a $ in a name is no formula
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        with self.saving(), files.written_whole(self.folder / "loss.png") as beside:
+        with self.saving(), files.written_whole(self.folder / "loss.png") as beside, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that the font lacks
             figure.savefig(beside, format="png", dpi=150)
         return str(self.folder / "loss.png")
 
 
-def is_leftover(path: Path) -> bool:
-    """Half a file, of a process that was killed while writing it."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock and half a file of a process that was killed."""
+    return all(path.name == "lock" or files.is_leftover(path) for path in folder.iterdir())
 
 
-def settings_to_go_on(asked: TrainConfig, given: set[str], recorded: dict[str, Any]) -> TrainConfig:
-    """The recorded settings, with max_iters grown if asked. UserError where a flag given says otherwise."""
-    names = {f.name for f in dataclasses.fields(TrainConfig)} - set(PLACE)
-    config = dataclasses.replace(asked, **{name: recorded[name] for name in names})
+def check_is_free(folder: Path) -> None:
+    if not is_free(folder):
+        what = "a run; --resume goes on with it" if (folder / "train.json").exists() else "files"
+        raise UserError(f"--out_dir {folder}: already holds {what}, or name another folder")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_settings(path: Path) -> tuple[TrainConfig, str]:
+    """The settings in a train.json and the sha256 of the data. Raises UserError where it does not hold them."""
+    try:
+        recorded = files.read_json_object(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is torn or no JSON object ({error})") from None
+    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in PLACE]
+    missing = [name for name in [*names, "text_sha256"] if recorded.get(name) is None]
+    if missing:
+        raise UserError(f"{path}: is of another program or version; it lacks {', '.join(missing)}")
+    config = TrainConfig(**{name: as_kind(type_of(TrainConfig, name), recorded[name]) for name in names})
     problems = config.problems()
-    for name in sorted(given & names):
-        value, was = getattr(asked, name), recorded[name]
-        if name == "data":
-            value = located(value)
-        if value == was or value == "auto":
+    if problems:
+        raise UserError(*(f"{path}: {problem.removeprefix('--')}" for problem in problems))
+    return config, recorded["text_sha256"]
+
+
+def settings_to_go_on(asked: TrainConfig, given: set[str], recorded: TrainConfig) -> TrainConfig:
+    """The recorded settings, with max_iters grown or the data found elsewhere if asked.
+
+    Raises UserError where a flag given says otherwise. That the data are the same, `restore` checks.
+    """
+    changes, problems = {}, []
+    for name in sorted(given - set(PLACE)):
+        value, was = getattr(asked, name), getattr(recorded, name)
+        if value in (was, "auto"):
             continue
-        if name == "max_iters" and value > was:
-            config = dataclasses.replace(config, max_iters=value)
+        if name == "data" or (name == "max_iters" and value > was):
+            changes[name] = value
         else:
             may = "more may follow, never fewer" if name == "max_iters" else "it goes on as it began"
-            problems.append(f"--{name} {value}: the run in {asked.out_dir} has {was}, and {may}")
+            problems.append(f"--{name} {shown(value)}: the run in {asked.out_dir} has {shown(was)}, and {may}")
     if problems:
         raise UserError(*problems)
-    return config
-
-
-def located(data: str) -> str:
-    """--data as it is found from any folder: a path in full, a name as it is."""
-    return data if data in ("pydoc", "shakespeare") else str(Path(data).resolve())
+    return dataclasses.replace(recorded, out_dir=asked.out_dir, **changes)

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from mingpt.data.tokenizer import Tokenizer
 
+GREEDY = 1e-6  # a temperature below it leaves nothing but the most probable token, and float32 cannot divide by it
+
 
 def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """What is left to choose from: (B, V) logits to (B, V) probabilities.
@@ -22,7 +24,8 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
     top_k        keeps the k most probable tokens; 0 keeps all
     top_p        keeps the fewest most probable tokens whose sum reaches p (Holtzman et al. 2020); 1 keeps all
     """
-    logits = logits.float() / temperature
+    logits = logits.float()
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # at most 0, so that none overflows
     if 0 < top_k < logits.shape[-1]:
         kth = logits.topk(top_k).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -36,7 +39,7 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
 
 def choose(logits: Tensor, generator: torch.Generator | None, temperature: float = 1.0, **keep: float) -> Tensor:
     """The next token of each sequence: (B, V) logits to (B, 1) ids. Temperature 0 takes the most probable."""
-    if temperature == 0:
+    if temperature < GREEDY:
         return logits.argmax(dim=-1, keepdim=True)
     return torch.multinomial(probabilities(logits, temperature, **keep), 1, generator=generator)
 

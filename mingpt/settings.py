@@ -6,11 +6,14 @@ A class of settings is a dataclass that derives from Settings and declares each 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+LARGEST = 2**53  # a whole number beyond it counts as infinite: floats, and much of torch, no longer tell it apart
 
 
 def setting(
@@ -41,13 +44,31 @@ class Settings:
     """Base of a class of settings. Knows what is wrong with them; a subclass adds what does not fit together."""
 
     def problems(self) -> list[str]:
-        """A line for each setting out of its range or of the wrong type; empty where all is well."""
-        return [
-            f"{flag(f.name)} {shown(getattr(self, f.name))}: {accepted(f)}"
-            + nearest(getattr(self, f.name), f.metadata["choices"])
-            for f in dataclasses.fields(self)
-            if not is_accepted(f, type_of(type(self), f.name), getattr(self, f.name))
-        ]
+        """A line for everything that is wrong; empty where all is well."""
+        wrong = self.out_of_range()
+        usable = copy.copy(self)
+        for f in dataclasses.fields(self):
+            if f.name in wrong:
+                setattr(usable, f.name, f.default)
+        return [*wrong.values(), *(line for names, line in usable.misfits() if wrong.keys().isdisjoint(names))]
+
+    def out_of_range(self) -> dict[str, str]:
+        """A line for each setting that is wrong on its own, whatever the others are, by its name."""
+        found = {}
+        for f in dataclasses.fields(self):
+            kind, value = type_of(type(self), f.name), getattr(self, f.name)
+            if not is_accepted(f, kind, value):
+                is_quoted = type(value) is str and type(from_text(kind, value)) is not str  # in a file: "6" for 6
+                note = ", not a text" if is_quoted else nearest(value, f.metadata["choices"])
+                found[f.name] = f"{flag(f.name)} {shown(value)}: {accepted(f, kind)}{note}"
+        return found
+
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Settings that do not fit together: their names, and what is wrong in a line.
+
+        Called with every setting in its range; what is said of one that was not is dropped.
+        """
+        return iter(())
 
 
 def flag(name: str) -> str:
@@ -65,18 +86,41 @@ def type_of(settings: type, name: str) -> type:
     return next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
 
 
+def from_text(kind: type, text: str) -> Any:
+    """A typed value of a flag's text; the text itself where it is none, for `out_of_range` to name."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def as_kind(kind: type, value: Any) -> Any:
+    """A whole number as a float where one is meant: neither JSON nor a reader tells 1 from 1.0."""
+    is_whole = kind is float and type(value) is int and abs(value) <= LARGEST
+    return float(value) if is_whole else value
+
+
 def is_accepted(f: dataclasses.Field, kind: type, value: Any) -> bool:
+    """Whether a setting takes a value, which may be of any type."""
+    if is_repeated(f):
+        return type(value) is tuple and all(type(part) is str and part for part in value)
+    value = as_kind(kind, value)
     if value is None:
         return f.default is None
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is int and abs(value) > LARGEST):
         return False
     if f.metadata["choices"]:
         return value in f.metadata["choices"]
     if value == "":
         return f.default == ""
     return not f.metadata["within"] or is_within(value, f.metadata["within"])
+
+
+def is_repeated(f: dataclasses.Field) -> bool:
+    """Whether a flag may be typed several times; its value is then a tuple of texts."""
+    return type(f.default) is tuple
 
 
 def is_within(value: float, interval: str) -> bool:
@@ -90,17 +134,18 @@ def is_within(value: float, interval: str) -> bool:
     return above and below
 
 
-def accepted(f: dataclasses.Field) -> str:
+def accepted(f: dataclasses.Field, kind: type) -> str:
     """What a setting takes, for a person: "a whole number in [1, inf)"."""
-    kind = str(f.type).split(" |")[0]
     if f.metadata["choices"]:
         return "accepted are " + ", ".join(f.metadata["choices"])
-    noun = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[kind]
+    noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
     return f"{noun} in {f.metadata['within']} is accepted" if f.metadata["within"] else f"{noun} is accepted"
 
 
 def shown(value: Any) -> str:
-    """A value as it would be typed: an empty text as '', true as true."""
+    """A value as it would be typed: an empty text as '', true as true; nothing as null."""
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if value == "" or not isinstance(value, str) else value

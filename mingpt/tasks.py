@@ -1,16 +1,13 @@
 """What a run learns: each task says its batches, its loss, and what an evaluation measures.
 
-The trainer calls these and knows nothing of texts. A task has
-
-    batch(step)             the tensors of update `step`, first dimension the batch
-    loss(model, *tensors)   the mean loss of a batch, or of a slice of it
-    evaluate(model, device) {"val_loss": ..., more measures}; lower val_loss is better
+The trainer and the run's folder know a task by what `Task` lists, and nothing else of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +16,30 @@ from torch.nn import functional as F
 
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data.text import TextData
+from mingpt.data.tokenizer import Tokenizer
+
+
+class Task(Protocol):
+    """What can be learned. Another task is another class with these."""
+
+    name: str  # a short one of its data, for a new folder
+    sha256: str  # of its data: a run goes on with these alone
+    tokenizer: Tokenizer  # is saved beside the model
+
+    def model_config(self) -> GPTConfig:
+        """The model to learn with."""
+
+    def description(self) -> str:
+        """The data in a line."""
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """The tensors of update `step`, first dimension the batch: a pure function of the seed and the step."""
+
+    def loss(self, model: nn.Module, *tensors: Tensor) -> Tensor:
+        """The mean loss of a batch, or of a slice of it."""
+
+    def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
+        """{"val_loss": ..., more measures}; lower val_loss is better. Draws nothing at random."""
 
 
 class TextTask:
@@ -27,7 +48,7 @@ class TextTask:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.data = TextData(config.data, config.tokenizer, config.block_size, config.batch_size)
-        self.tokenizer = self.data.tokenizer
+        self.name, self.sha256, self.tokenizer = self.data.name, self.data.sha256, self.data.tokenizer
         self.pieces = np.array([len(piece) for piece in self.tokenizer.pieces])  # bytes of text in each token
         if self.tokenizer.end_of_text is not None:
             self.pieces[self.tokenizer.end_of_text] = 0

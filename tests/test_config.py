@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mingpt import GPTConfig, cli
 from mingpt.config import OPTIMIZERS, TrainConfig, resolve
 from mingpt.errors import UserError
+from mingpt.generate import GenerateConfig
 from mingpt.settings import is_accepted, is_within, type_of
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -35,7 +36,7 @@ def problems(*argv: str) -> tuple[str, ...]:
 
 
 def test_the_names_are_the_agreed_ones():
-    assert list(FIELDS) == NAMES
+    assert sorted(FIELDS) == sorted(NAMES)
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
@@ -110,7 +111,53 @@ def test_what_does_not_fit_is_named(argv, problem):
     assert found.startswith(problem)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', b"\xff"])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--n_head", "5", "--gradient_accumulation", "3"], {"--n_head 5", "--gradient_accumulation 3"}),
+        (["--n_head", "5", "--dropout", "1"], {"--n_head 5", "--dropout 1.0"}),
+        (["--n_head", "5", "--min_learning_rate", "9"], {"--n_head 5", "--min_learning_rate 9.0"}),
+        (["--n_head", "5", "--n_embd", "0", "--warmup_iters", "9999999"], {"--n_embd 0", "--warmup_iters 9999999"}),
+        (["--learning_rate", "fast", "--min_learning_rate", "9"], {"--learning_rate fast"}),
+    ],
+)
+def test_settings_that_do_not_fit_are_found_beside_others_out_of_range(argv, expected):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert {problem.split(":")[0] for problem in caught.value.problems} == expected
+
+
+def test_a_command_may_check_a_part_of_its_settings():
+    asked, given_names = cli.parse(TrainConfig, ["--n_head", "5"], "", "", lambda asked: asked.out_of_range().values())
+    assert asked.n_head == 5 and given_names == {"n_head"}
+    with pytest.raises(UserError, match="--n_head 0: a whole number"):
+        cli.parse(TrainConfig, ["--n_head", "0"], "", "", lambda asked: asked.out_of_range().values())
+
+
+def test_what_is_missing_is_reported_with_what_is_out_of_range():
+    with pytest.raises(UserError) as caught:
+        cli.parse(GenerateConfig, ["--top_p", "2", "--tempurature", "1"], "", "")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["--tempurature", "FOLDER", "--top_p 2.0"]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "n_layer", "max_iters"])
+def test_a_number_without_end_is_out_of_range(tmp_path, name):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({name: 10**400}), encoding="utf-8")
+    (problem,) = problems("--config", str(path))
+    assert problem.startswith(f"--{name} 1000") and problem.endswith(", inf) is accepted")
+
+
+def test_a_number_written_as_text_is_told_apart(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"n_layer": "6", "compile": "true"}', encoding="utf-8")
+    assert problems("--config", str(path)) == (
+        "--n_layer 6: a whole number in [1, inf) is accepted, not a text",
+        "--compile true: true or false is accepted, not a text",
+    )
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', b"\xff", "[" * 100_000])
 def test_a_file_that_is_no_object_is_named(tmp_path, content):
     path = tmp_path / "c.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -25,6 +25,13 @@ def test_probabilities_are_those_of_transformers(temperature, top_k, top_p):
     torch.testing.assert_close(p, expected.softmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-5, 1e-7, 1e-40, 5e-324])
+def test_next_to_no_temperature_takes_the_most_probable(temperature):
+    for scale in (1, 1e4):
+        drawn = sampling.choose(LOGITS * scale, torch.Generator().manual_seed(0), temperature, top_k=5, top_p=0.9)
+        assert torch.equal(drawn, LOGITS.argmax(-1, keepdim=True))
+
+
 def test_greedy_is_that_of_transformers(tmp_path):
     model = random_model()
     model.save_pretrained(tmp_path)

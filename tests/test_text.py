@@ -1,36 +1,23 @@
-"""From files to batches: what is read, how it is cut, and that batches are a pure function."""
+"""From text to batches: how it is cut, and that batches are a pure function."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
+import io
+import random
+import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import TEXT
+from conftest import TEXT, data_of, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.data import text
-from mingpt.data.text import TextData, find_documents, python_manual, tokenize, whole_words
+from mingpt.data import documents, text
+from mingpt.data.documents import find_documents
+from mingpt.data.text import tokenize, whole_words
 from mingpt.data.tokenizer import BPETokenizer
 from mingpt.errors import UserError
-
-
-def data_of(path, tokenizer="char", block_size=8, batch_size=4) -> TextData:
-    return TextData(str(path), tokenizer, block_size, batch_size)
-
-
-def read(path, tokenizer="byte") -> str:
-    _, documents = find_documents(str(path))
-    tokens, ids, _ = tokenize(documents, tokenizer)
-    return tokens.decode(ids.tolist())
-
-
-def test_bytes_are_read_as_they_are_and_a_byte_order_mark_is_left_out(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n\ttab  \xe4\xb8\xad")
-    assert read(path) == read(path, "char") == "one\r\ntwo\rthree\n\ttab  中"
 
 
 def test_a_folder_is_read_in_order_with_end_of_text_between_files(tmp_path, cache):
@@ -39,23 +26,9 @@ def test_a_folder_is_read_in_order_with_end_of_text_between_files(tmp_path, cach
         (tmp_path / name).write_text(content, encoding="utf-8")
     assert read(tmp_path) == "onetwothree"
     assert read(tmp_path, "gpt2") == "one<|endoftext|>two<|endoftext|>three"
-    name, documents = find_documents(str(tmp_path))
-    tokenizer, ids, _ = tokenize(documents, "gpt2")
+    name, found = find_documents(str(tmp_path))
+    tokenizer, ids, _ = tokenize(found, "gpt2")
     assert (ids == tokenizer.end_of_text).sum() == 2
-
-
-def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(TEXT.encode())
-    assert data_of(path).sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
-
-
-def test_a_changed_text_is_not_taken_from_the_cache(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("abc" * 100, encoding="utf-8")
-    assert read(path, "char") == "abc" * 100
-    path.write_text("xyz" * 100, encoding="utf-8")
-    assert read(path, "char") == "xyz" * 100
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
@@ -63,12 +36,12 @@ def test_the_size_of_chunks_changes_nothing(tmp_path, monkeypatch, chunk, cache)
     content = "\ufeffnaïve 中文字 🎉🎉\r\n\n  it's   10,000\t\t!! \n\n\nend  \x1c?\x1c x" * 3
     path = tmp_path / "a.txt"
     path.write_text(content, encoding="utf-8", newline="")
-    monkeypatch.setattr(text, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(documents, "CHUNK_BYTES", chunk)
     monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
     plain = content[1:]
     assert read(path, "char") == plain
-    _, documents = find_documents(str(path))
-    tokenizer, ids, _ = tokenize(documents, "gpt2")
+    _, found = find_documents(str(path))
+    tokenizer, ids, _ = tokenize(found, "gpt2")
     assert ids.tolist() == tokenizer.encode(plain)
 
 
@@ -78,13 +51,49 @@ def gpt2_once() -> BPETokenizer:
 
 
 @settings(max_examples=300, deadline=None)
-@given(parts=st.lists(st.text(st.sampled_from("ab 1!\n\t\r\x1c\u00a0\u3000é'")) | st.text(), max_size=12))
+@given(
+    parts=st.lists(st.text(st.sampled_from("ab 1!.,'s\n\t\r\x1c\u00a0\u3000é中\u3002\uff1f²")) | st.text(), max_size=12)
+)
 def test_chunks_of_whole_words_have_the_ids_of_the_whole_text(cache, parts):
     tokenizer = gpt2_once()
     whole = "".join(parts)
     pieces = list(whole_words(iter(parts)))
     assert "".join(pieces) == whole
     assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(whole)
+
+
+def chinese(characters: int) -> str:
+    """One line without a space, a mark now and then."""
+    chance = random.Random(0)
+    words = (
+        "".join(chance.choices("中文字的一是不了人我在有他这为之大来以个", k=chance.randint(2, 30)))
+        for _ in iter(int, 1)
+    )
+    line = io.StringIO()
+    while line.tell() < characters:
+        line.write(next(words) + chance.choice("\uff0c\u3002\uff1f\u3001"))
+    return line.getvalue()
+
+
+def test_text_without_spaces_is_cut_into_short_pieces_with_the_ids_of_tiktoken(cache):
+    whole = chinese(600_000)
+    chunks = (whole[i : i + 50_000] for i in range(0, len(whole), 50_000))
+    pieces = list(whole_words(chunks))
+    assert max(map(len, pieces)) < 60_000
+    tokenizer = gpt2_once()
+    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encoding.encode_ordinary(whole)
+
+
+@pytest.mark.parametrize("character", ["a", "中", " ", "\n", "-"])
+def test_a_line_without_an_end_needs_neither_all_memory_nor_a_deep_stack(cache, character):
+    pieces = whole_words(character * 400_000 for _ in range(6))
+    tracemalloc.start()
+    lengths = [len(piece) for piece in pieces if gpt2_once().encode(piece)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(lengths) == 2_400_000
+    assert max(lengths) <= 2 * text.LONGEST_WORD
+    assert peak < 50e6
 
 
 def test_the_last_tenth_is_for_validation_and_covers_every_target_once(tmp_path):
@@ -154,61 +163,9 @@ def single_windows(path) -> int:
     return data_of(path, batch_size=1).windows
 
 
-def test_the_manual_repeats_no_paragraph():
-    paragraphs = python_manual().strip().split("\n\n")
-    assert len(paragraphs) == len(set(paragraphs)) > 1000
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"", "is empty"),
-        (b"\xef\xbb\xbf", "is empty"),
-        (b"abc\xff" * 50, "is not UTF-8 text (byte 0xFF at position 3)"),
-        ("中文".encode("gb18030") * 50, "is not UTF-8 text"),
-        ("ok".encode("utf-16") * 50, "is not UTF-8 text (byte 0xFF at position 0)"),
-        (b"\x89PNG\r\n", "is not UTF-8 text"),
-        (b"MZ\0\0" * 50, "is a binary file"),
-        ("é".encode()[:1], "is not UTF-8 text (byte 0xC3 at position 0)"),
-        (b"too short", "is too short (9 tokens)"),
-    ],
-)
-def test_what_is_no_text_is_refused(tmp_path, content, problem):
-    path = tmp_path / "a.txt"
-    path.write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        data_of(path)
-    assert str(caught.value).startswith(f"--data {path}: ") and problem in str(caught.value)
-
-
-def test_a_bad_byte_is_found_where_it_is_in_a_long_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "CHUNK_BYTES", 10)
-    path = tmp_path / "a.txt"
-    path.write_bytes("é".encode() * 17 + b"\xff")
-    with pytest.raises(UserError, match="byte 0xFF at position 34"):
-        data_of(path)
-
-
 def test_a_window_that_is_too_long_for_the_text_is_refused(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abcde" * 20, encoding="utf-8")
     with pytest.raises(UserError, match="--block_size 46: is too long .* at most 45 is accepted"):
         data_of(path, block_size=46)
     assert data_of(path, block_size=45).windows == 1
-
-
-def test_nothing_there_is_said(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
-        data_of(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="the folder holds no file"):
-        data_of(tmp_path)
-
-
-def test_shakespeare_without_a_network_says_so(monkeypatch, tmp_path):
-    def offline(*args, **kwargs):
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr(text.urllib.request, "urlopen", offline)
-    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="--data shakespeare: could not be downloaded .*Network is unreachable"):
-        data_of("shakespeare")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mingpt import load_tokenizer
-from mingpt.data.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
+from mingpt.data.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, byte_level
 from mingpt.errors import UserError
 
 SAMPLES = [
@@ -125,16 +125,41 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path):
         {"pre_tokenizer": {"type": "Whitespace"}},
         {"model": {"merges": [["a", "b"]]}},
         {"model": {"vocab": {"a": 0, "b": 5}}},
+        {"model": {"vocab": {"b": 0, "a": 1}}},  # would be opened with other ids
+        {"model": {"vocab": {"ab": 0}}},
+        {"model": {"vocab": {"": 0}}},
+        {"model": {"vocab": {}}},
         {"normalizer": {"type": "NFC"}},
     ):
         with pytest.raises(UserError, match=r"tokenizer\.json: holds a tokenizer of a kind"):
             load_tokenizer(damaged(tmp_path, **changes))
 
 
+@pytest.mark.parametrize("vocab", [["a", "b"], "ab", None, 5, {"a": "x"}, {"a": None, "b": 1}, {"\ud800": 0}])
+@pytest.mark.parametrize("use_regex", [True, False, None])
+@pytest.mark.parametrize("merges", [[], [["a", "b"]], ["a b"], [5], 5])
+def test_files_that_are_not_built_like_a_tokenizer_are_refused_in_one_line(tmp_path, vocab, use_regex, merges):
+    step = None if use_regex is None else byte_level(use_regex)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(damaged(tmp_path, model={"vocab": vocab, "merges": merges}, pre_tokenizer=step))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path / 'tokenizer.json'}: ")
+
+
+def test_pieces_of_words_with_other_ids_are_refused(tmp_path, cache):
+    gpt2_once().save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["!"] = 5  # that of another byte, too
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json: holds a tokenizer of a kind"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_missing_or_torn_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
         load_tokenizer(tmp_path)
-    for content in ("", "{", "[]", '{"model": {}}'):
+    for content in ("", "{", "[]", '{"model": {}}', "[" * 100_000):
         (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"tokenizer\.json: is torn"):
             load_tokenizer(tmp_path)

@@ -20,7 +20,6 @@ BYTE_CHARACTERS[byte] is that character (Radford et al. 2019, section 2.2).
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +129,7 @@ class BPETokenizer:
 
         try:
             encoding = tiktoken.get_encoding("gpt2")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError where what came is not what was expected
             raise UserError(
                 f"--tokenizer gpt2: its vocabulary could not be downloaded ({type(error).__name__}); "
                 "it needs the network once, char and byte never do"
@@ -183,24 +182,37 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a run's folder. Raises UserError where its files are missing, torn or of another kind."""
     path = Path(folder) / "tokenizer.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        model, pre_tokenizer = content["model"], content["pre_tokenizer"]
-        vocab, merges, kind = model["vocab"], model["merges"], model["type"]
+        tokenizer = recognised(files.read_json_object(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is torn or no tokenizer file ({type(error).__name__}: {error})") from None
+    if tokenizer is None:
+        raise UserError(f"{path}: holds a tokenizer of a kind that cannot be opened here; char, byte and gpt2 can")
+    return tokenizer
 
-    is_bpe = kind == "BPE" and content.get("normalizer") is None
-    if is_bpe and not merges and pre_tokenizer is None and list(vocab.values()) == list(range(len(vocab))):
-        return CharTokenizer(vocab)
-    if is_bpe and not merges and pre_tokenizer == byte_level(use_regex=False) and vocab == BYTE_VOCAB:
-        return ByteTokenizer()
-    if is_bpe and merges and pre_tokenizer == byte_level(use_regex=True):
+
+def recognised(content: dict[str, Any]) -> Tokenizer | None:
+    """The tokenizer of a tokenizer.json; None where it would give other ids than its file says.
+
+    Raises ValueError, KeyError, TypeError or AttributeError where the content is not built like one.
+    """
+    model, pre_tokenizer = content["model"], content["pre_tokenizer"]
+    vocab, merges = model["vocab"], model["merges"]
+    if model["type"] != "BPE" or content.get("normalizer") is not None:
+        return None
+    if not merges and pre_tokenizer is None:
+        is_of_characters = vocab and all(len(token) == 1 for token in vocab)
+        in_order = {character: i for i, character in enumerate(sorted(vocab))}
+        return CharTokenizer(vocab) if is_of_characters and vocab == in_order else None
+    if not merges and pre_tokenizer == byte_level(use_regex=False):
+        return ByteTokenizer() if vocab == BYTE_VOCAB else None
+    if merges and pre_tokenizer == byte_level(use_regex=True):
         learned = [vocab.get("".join(pair)) for pair in merges]
-        if learned == list(range(256, len(vocab))) and set(BYTE_VOCAB) <= set(vocab):
+        ids = sorted(vocab[character] for character in BYTE_VOCAB) + learned
+        if ids == list(range(len(vocab))):
             return BPETokenizer({as_bytes(characters): rank for characters, rank in vocab.items()})
-    raise UserError(f"{path}: holds a tokenizer of a kind that cannot be opened here; char, byte and gpt2 can")
+    return None
 
 
 def write_files(
