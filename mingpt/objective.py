@@ -1,0 +1,190 @@
+"""What a study minimises: a configuration becomes a training run that reports, and its value.
+
+The only file that knows both training and tuning. A worker process imports it, makes the run of a
+trial in a folder of its own, and goes on with what is there when the trial was begun before.
+
+    space_of     what is typed behind --search, or a default, as a space of train.py's settings
+    Objective    trial -> settings -> run -> the best bits per byte, reported along the way
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mingpt.config import TrainConfig, Training, completed, resolve
+from mingpt.errors import UserError
+from mingpt.settings import accepted, as_kind, is_accepted, nearest, shown, type_of
+from mingpt.tuning.parsing import parse_parameter
+from mingpt.tuning.space import Choice, Float, Int, Parameter, Space
+
+if TYPE_CHECKING:
+    from mingpt.run import Run
+    from mingpt.tasks import Task
+    from mingpt.trainer import State
+    from mingpt.tuning.loop import Report, Stop
+    from mingpt.tuning.study import Trial
+
+NOT_SEARCHED = ("seed", "config", "threads", "device")  # where a trial is trained, not how
+VALUE = "bits_per_byte"
+SIZES = ("batch_size", "block_size")  # of an update; max_iters follows them
+
+
+def space_of(searched: tuple[str, ...], training: Training, given: set[str]) -> Space:
+    """The space that `--search NAME=...` asks for, each checked against the flag's own type and range.
+
+    Without one, a space around the defaults that fits most users, less the settings that were typed.
+    Raises UserError with a line for each problem.
+    """
+    if not searched:
+        return Space({name: p for name, p in default_parameters(training).items() if name not in given})
+    parameters: dict[str, Parameter] = {}
+    problems = []
+    for text in searched:
+        name, _, body = (part.strip() for part in text.partition("="))
+        try:
+            if name in parameters:
+                raise UserError("is searched twice")
+            parameters[name] = checked(name, parse_parameter(body))
+        except UserError as error:
+            problems += [f"--search {name}: {line}" for line in error.problems]
+    if not problems:
+        try:
+            return Space(parameters)
+        except UserError as error:
+            problems = [f"--search {line}" for line in error.problems]
+    raise UserError(*problems)
+
+
+def default_parameters(training: Training) -> dict[str, Parameter]:
+    """What most users would vary: the learning rate tenfold both ways, the size of the model and of an update."""
+    rate = completed(training).learning_rate
+    widths = [width for width in (64, 96, 128, 160) if width % training.n_head == 0]
+    parameters: dict[str, Parameter] = {
+        "learning_rate": Float(float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"), log=True),
+        "n_layer": Int(1, 4),
+        "n_embd": Choice(*widths or [training.n_embd]),
+        "block_size": Choice(32, 64, 128),
+        "batch_size": Choice(8, 16, 32),
+    }
+    return parameters
+
+
+def checked(name: str, parameter: Parameter) -> Parameter:
+    """The parameter with values of the flag's type. Raises UserError where train.py would not take them."""
+    names = [f.name for f in dataclasses.fields(Training) if f.name not in NOT_SEARCHED]
+    if name not in names:
+        raise UserError(f"cannot be searched; settings of train.py can{nearest(name, names)}")
+    field = next(f for f in dataclasses.fields(Training) if f.name == name)
+    kind = type_of(Training, name)
+    if isinstance(parameter, Choice):
+        values = [as_kind(kind, value) for value in parameter.values]
+        parameter = Choice(*values, when=parameter.when)
+    elif kind is float and isinstance(parameter, Int):
+        step = None if parameter.step is None else float(parameter.step)
+        low, high = float(parameter.low), float(parameter.high)
+        parameter = Float(low, high, log=parameter.log, step=step, when=parameter.when)
+        values = [low, high]
+    elif kind in (int, float):
+        values = [parameter.low, parameter.high]
+    else:
+        raise UserError(f"a range; {accepted(field, kind)}")
+    wrong = [value for value in values if not is_accepted(field, kind, value)]
+    if wrong:
+        raise UserError(f"{', '.join(map(shown, wrong))}: {accepted(field, kind)}")
+    return parameter
+
+
+def defaults_in(space: Space, training: Training) -> dict[str, Any]:
+    """What train.py would take for the searched settings by itself: the first trial of a study."""
+    whole = completed(training)
+    config: dict[str, Any] = {}
+    for name in space.parents_first:
+        if space.is_active(name, config):
+            config[name] = getattr(whole, name)
+    return {name: config[name] for name in space.names if name in config}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Called with a trial, trains it, and returns the best bits per byte of its validation text.
+
+    settings  those of TrainConfig that all trials share
+    folder    where trial NUMBER has its run, in trials/NUMBER
+    tokens    that every trial learns from, however large its updates are; None: max_iters updates
+    """
+
+    settings: Mapping[str, Any]
+    folder: Path
+    tokens: int | None = None
+    configs: Mapping[int, Mapping[str, Any]] | None = None  # to train again: those that a trial names by number
+
+    @classmethod
+    def over(cls, space: Space, settings: Mapping[str, Any], folder: Path) -> Objective:
+        """The objective of a space. Where the size of an update is searched, every trial sees as many tokens."""
+        is_sized = any(name in space.names for name in SIZES)
+        tokens = settings["max_iters"] * settings["batch_size"] * settings["block_size"]
+        return cls(settings, folder, tokens if is_sized else None)
+
+    def task(self, config: Mapping[str, Any]) -> Task:
+        """What a configuration would be trained on. Raises UserError where it cannot be."""
+        from mingpt.tasks import TextTask
+
+        return TextTask(self.settings_of(config))
+
+    def settings_of(self, config: Mapping[str, Any]) -> TrainConfig:
+        """The settings of a trial's run. Raises UserError where they do not fit together."""
+        if self.configs is not None:
+            config = {**self.configs[config["trial"]], "seed": config["seed"]}
+        settings = {**self.settings, **config}
+        if self.tokens is not None:
+            training = TrainConfig(**settings)
+            settings["max_iters"] = max(1, round(self.tokens / (training.batch_size * training.block_size)))
+        return resolve(TrainConfig(**settings))
+
+    def __call__(self, trial: Trial, report: Report, stop: Stop) -> float | None:
+        """None where it was asked to stop and has saved its state instead."""
+        from mingpt.device import on_this_machine
+        from mingpt.tasks import TextTask
+        from mingpt.trainer import train
+
+        config = on_this_machine(self.settings_of(trial.config))
+        task = TextTask(config)
+        run, state = self.begun(trial, config, task)
+        tokens_per_update = config.batch_size * config.block_size
+        reported = trial.curve[-1][0] if trial.curve else 0
+        earlier = list(state.metrics)  # a kill may have come between an evaluation and its report
+        best = math.inf
+        with contextlib.closing(run), contextlib.closing(train(config, task, run, state, stop.is_set)) as rows:
+            for row in itertools.chain(earlier, rows):
+                best = min(best, row[VALUE])
+                step = row["step"] * tokens_per_update
+                if step > reported and not report(step, row[VALUE]):
+                    return best
+            return best if state.progress.is_finished(config) else None
+
+    def begun(self, trial: Trial, config: TrainConfig, task: Task) -> tuple[Run, State]:
+        """The run of a trial: as its last state has it, or from the start."""
+        from mingpt.run import Run
+        from mingpt.trainer import State
+
+        state = State(config, task.model_config())
+        folder = self.folder_of(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = Run(folder)
+        if not run.restore(config, task, state, task.sha256):
+            run.save_settings(config, task)
+        return run, state
+
+    def folder_of(self, trial: Trial) -> Path:
+        return self.folder / "trials" / f"{trial.number:04}"
+
+    def forget_state(self, trial: Trial) -> None:
+        """Remove what resuming needs, once a trial has ended: many trials' would fill the disk."""
+        (self.folder_of(trial) / "state.pt").unlink(missing_ok=True)

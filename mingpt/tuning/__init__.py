@@ -1,0 +1,25 @@
+"""The least value of any function, in few trials: `from mingpt.tuning import Float, Int, Choice, minimize`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Choice": "mingpt.tuning.space",
+    "Float": "mingpt.tuning.space",
+    "Int": "mingpt.tuning.space",
+    "Space": "mingpt.tuning.space",
+    "Study": "mingpt.tuning.study",
+    "Trial": "mingpt.tuning.study",
+    "minimize": "mingpt.tuning.loop",
+}
+
+__all__ = ["Choice", "Float", "Int", "Space", "Study", "Trial", "minimize"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, as in mingpt itself."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mingpt.tuning' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
