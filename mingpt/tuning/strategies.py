@@ -105,22 +105,28 @@ def likeliest(
 ) -> tuple[float | None, np.ndarray]:
     """The likeliest warp, or none if is_plain, and the theta that goes with it.
 
-    Few values: found from scratch. Many: found from scratch for a part of them, now and then, and
-    brought up to date with a few iterations over all.
+    Of few values they are found from scratch. Of many they are found for a part, when their number is a
+    multiple of REFIT_EVERY, and brought up to date with a few iterations over all: a function of the
+    values alone, like the rest, and quick.
     """
-    n = len(y)
-    if n <= FRESH:
-        found = hyperparameters(key(U), key(y), key(tau), tuple(is_category))
-        warp = None if is_plain else next(iter(found))
-        return warp, np.array(found[warp])
-    n -= n % REFIT_EVERY
-    order = np.argsort(y[:n])
-    part = np.sort(np.concatenate([order[: FRESH // 2], order[FRESH // 2 :: -(-(n - FRESH // 2) // (FRESH // 2))]]))
+    n = len(y) if len(y) <= FRESH else len(y) - len(y) % REFIT_EVERY
+    part = part_of(y[:n])
     found = hyperparameters(key(U[part]), key(y[part]), key(tau[part]), tuple(is_category))
     warp = None if is_plain else next(iter(found))
-    z, slope, _ = warped(y, warp)
-    theta, _ = fit(U, z, is_category, (tau * slope) ** 2, np.array(found[warp]), UPDATES)
+    theta = np.array(found[warp])
+    if len(y) > FRESH:
+        z, slope, _ = warped(y, warp)
+        theta, _ = fit(U, z, is_category, (tau * slope) ** 2, theta, UPDATES)
     return warp, theta
+
+
+def part_of(y: np.ndarray) -> np.ndarray:
+    """Which values (at most FRESH) stand for all: the best, and others evenly from the better to the worse."""
+    if len(y) <= FRESH:
+        return np.arange(len(y))
+    best = FRESH // 2
+    rest = np.linspace(best, len(y) - 1, FRESH - best).astype(int)
+    return np.sort(np.argsort(y)[np.concatenate([np.arange(best), rest])])
 
 
 @lru_cache(maxsize=4)
@@ -147,6 +153,7 @@ def seen_points(space: Space, history: list[Trial]) -> np.ndarray:
 
 
 def distinct(space: Space, points: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> dict[str, Any] | None:
+    """The configuration at the first of some points that is new; where none is, any new one."""
     u = next((u for u in points if is_new(u, seen)), None)
     u = first_unseen(space, seen, rng) if u is None else u
     return None if u is None else space.config(u)
