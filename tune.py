@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,9 @@ def print_header(asked: TuneConfig, study: Study, objective: Objective, task: Ta
         print(f"{name:<14}{line}")
 
 
-def search(study: Study, objective: Objective, asked: TuneConfig, limit: int, value: str, should_stop: Any) -> None:
+def search(
+    study: Study, objective: Objective, asked: TuneConfig, limit: int, value: str, should_stop: Callable[[], bool]
+) -> None:
     """Run the trials, with a line for each and a bar with the best so far."""
     from mingpt.tuning.loop import run
     from mingpt.tuning.report import Table, as_value
@@ -179,7 +182,7 @@ def search(study: Study, objective: Objective, asked: TuneConfig, limit: int, va
         run(study, objective, asked.workers, limit, asked.minutes, should_stop, on_done)
 
 
-def confirm(study: Study, objective: Objective, asked: TuneConfig, should_stop: Any) -> dict[int, float]:
+def confirm(study: Study, objective: Objective, asked: TuneConfig, should_stop: Callable[[], bool]) -> dict[int, float]:
     """The mean value of each of the --confirm best with fresh seeds, so that luck is not taken for skill."""
     from mingpt.tuning import Choice, Space, Study
     from mingpt.tuning.loop import run
