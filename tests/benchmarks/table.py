@@ -2,7 +2,7 @@
 
     python tests/benchmarks/table.py [--processes 2] [--output tests/benchmarks/table.json]
 
-Made once, in about half an hour of two cores; a search is then measured on it in seconds (tuning.py). Each run
+Made once, in about 16 minutes of two idle cores; a search is then measured on it in seconds (tuning.py). Each run
 is one of `python train.py` on the first 50,000 characters of Python's manual, with equal tokens
 whatever the batch size, so that a smaller batch makes more updates. Kept of each: bits per byte at
 ten evaluations, and the seconds of processor time on one thread, evaluations included, which other
