@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from mingpt.config import TrainConfig, Training, completed, resolve
 from mingpt.errors import UserError
 from mingpt.settings import accepted, as_kind, is_accepted, nearest, shown, type_of
+from mingpt.tuning.parameters import Choice, Float, Int, Parameter
 from mingpt.tuning.parsing import parse_parameter
-from mingpt.tuning.space import Choice, Float, Int, Parameter, Space
+from mingpt.tuning.space import Space
 
 if TYPE_CHECKING:
     from mingpt.run import Run

@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Choice": "mingpt.tuning.space",
-    "Float": "mingpt.tuning.space",
-    "Int": "mingpt.tuning.space",
+    "Choice": "mingpt.tuning.parameters",
+    "Float": "mingpt.tuning.parameters",
+    "Int": "mingpt.tuning.parameters",
     "Space": "mingpt.tuning.space",
     "Study": "mingpt.tuning.study",
     "Trial": "mingpt.tuning.study",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mingpt.tuning.parameters import Choice, Parameter
 from mingpt.tuning.report import fit, short, with_short_exponent
-from mingpt.tuning.space import Choice, Parameter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,8 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any
 
-from mingpt.tuning.space import Parameter, Space
+from mingpt.tuning.parameters import Parameter
+from mingpt.tuning.space import Space
 from mingpt.tuning.storage import StudyError
 from mingpt.tuning.study import Study, Trial
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mingpt.errors import UserError
-from mingpt.tuning.space import Choice, Float, Int, Parameter
+from mingpt.tuning.parameters import Choice, Float, Int, Parameter
 
 
 def parse_parameter(text: str) -> Parameter:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mingpt import files
+from mingpt.tuning.parameters import Choice, Float, Parameter
 from mingpt.tuning.sequence import evenly
-from mingpt.tuning.space import Choice, Float, Parameter, Space
+from mingpt.tuning.space import Space
 
 if TYPE_CHECKING:
     from mingpt.tuning.gp import GP

@@ -31,7 +31,7 @@ import numpy as np
 import table
 
 from mingpt.tuning import Choice, Float, Int
-from mingpt.tuning.space import Parameter
+from mingpt.tuning.parameters import Parameter
 
 Config = dict[str, Any]
 

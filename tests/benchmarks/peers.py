@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from mingpt.tuning import minimize
-from mingpt.tuning.space import Choice, Int, Parameter, Space
+from mingpt.tuning.parameters import Choice, Int, Parameter
+from mingpt.tuning.space import Space
 
 Config = dict[str, Any]
 Objective = Callable[[Config], float]
