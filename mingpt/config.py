@@ -234,7 +234,7 @@ class Search(Settings):
     minutes: float | None = setting(None, group=SEARCH, within="(0, inf)", help="begin no trial after so long")
     workers: int = setting(1, group=SEARCH, within="[1, 1024]", help="trials at once, each in a process of its own")
     stopping: str = setting(
-        "median",
+        "halving",
         group=SEARCH,
         choices=("off", "median", "halving"),
         help="give up early on trials that are worse than the others were at the same step",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mingpt.errors import UserError
 from mingpt.tuning import Choice, Float, Int
-from mingpt.tuning.evidence import gather, subset, warped
+from mingpt.tuning.evidence import gather, inside, subset, warped
 from mingpt.tuning.space import Space
 from mingpt.tuning.strategies import grid_size, likeliest, suggest
 from mingpt.tuning.study import Trial
@@ -120,7 +120,7 @@ def test_a_stopped_trial_counts_for_what_its_curve_would_have_come_to():
         Trial(5, {"x": 0.6}),
         Trial(6, {"z": 0.6}, "done", 0.0),  # of another space
     ]
-    evidence = gather(space, history)
+    evidence = gather(space, inside(space, history))
     # from step 10 on the others gained 2 and 1: 1.5 on average, with a deviation of 0.5
     np.testing.assert_allclose(evidence.y, [1.0, 2.0, 4.0 - 1.5, 1.0])  # and never below the best measured
     np.testing.assert_allclose(evidence.tau, [0, 0, 0.5, 0.5])

@@ -86,12 +86,13 @@ def maximise(gp: GP, best: float, space: Space, seen: np.ndarray, rng: np.random
     X = candidates(gp, space, is_swept, rng)
     value = log_expected_improvement(gp, best, X)
     chosen = starts(gp, X, value, rng)
-    for _ in range(2):
+    for _ in range(2):  # from all starts, then from the best place alone, where the sweep has moved it
         climbed = space.snap(climb(gp, best, space, chosen, ~is_swept))
-        chosen = sweep(gp, best, space, climbed, levels, np.flatnonzero(is_swept), rng)
-        X, value = np.concatenate([X, chosen]), np.concatenate([value, log_expected_improvement(gp, best, chosen)])
+        chosen, its = sweep(gp, best, space, climbed, levels, np.flatnonzero(is_swept), rng)
+        X, value = np.concatenate([X, chosen]), np.concatenate([value, its])
         if np.array_equal(climbed, chosen):
             break
+        chosen = chosen[[np.argmax(its)]]
     for i in np.argsort(-value):
         if is_new(X[i], seen):
             return X[i]
@@ -145,8 +146,8 @@ def climb(gp: GP, best: float, space: Space, X: np.ndarray, is_climbed: np.ndarr
 
 def sweep(
     gp: GP, best: float, space: Space, X: np.ndarray, levels: list, swept: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Each of X (m, D) with every value of each swept dimension tried, one dimension after the other."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each of X (m, D) with every value of each swept dimension tried, one after the other; and their log EI (m,)."""
     value = log_expected_improvement(gp, best, X)
     for d in rng.permutation(swept):
         tried = np.repeat(X, len(levels[d]), axis=0)
@@ -158,7 +159,7 @@ def sweep(
         tried = tried.reshape(len(X), -1, X.shape[1])[np.arange(len(X)), j]
         X = np.where(is_better[:, None], tried, X)
         value = np.where(is_better, its.max(1), value)
-    return X
+    return X, value
 
 
 def is_new(u: np.ndarray, seen: np.ndarray) -> bool:

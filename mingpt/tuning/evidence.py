@@ -46,13 +46,17 @@ class Evidence:
     pending: np.ndarray
 
 
+def inside(space: Space, history: list[Trial]) -> list[Trial]:
+    """The trials whose configurations lie in the space, which may have changed since they ran."""
+    return [trial for trial in history if space.contains(trial.config)]
+
+
 def gather(space: Space, history: list[Trial]) -> Evidence:
-    """The evidence of those trials whose configurations lie in the space.
+    """The evidence of trials whose configurations lie in the space.
 
     A trial stopped early gets the value that its curve would have come to, had it gone on like the
     average of the trials that ran to the end; how differently those went on is its uncertainty.
     """
-    history = [trial for trial in history if space.contains(trial.config)]
     done = [trial for trial in history if trial.state == "done"]
     known = [(trial, trial.value, 0.0) for trial in done]
     known += [(trial, *final_value(trial.curve, done)) for trial in history if trial.state == "stopped" and trial.curve]

@@ -66,8 +66,10 @@ def unpack(theta: np.ndarray) -> tuple[np.ndarray, float, float, float]:
 def covariance(d: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """k for distances d (D, ...): an array of the shape behind D."""
     ell, s2, _, c = unpack(theta)
-    factors = (1 + c * matern(d / ell.reshape(-1, *[1] * (d.ndim - 1)))) / (1 + c)
-    return s2 * factors.prod(0)
+    k = np.full(d.shape[1:], s2)
+    for its, l in zip(d, ell, strict=True):  # one after the other, since all at once leave the processor's cache
+        k *= (1 + c * matern(its / l)) / (1 + c)
+    return k
 
 
 def negative_log_prior(theta: np.ndarray) -> tuple[float, np.ndarray]:

@@ -24,6 +24,7 @@ import numpy as np
 from mingpt import files
 from mingpt.tuning import report
 from mingpt.tuning.axes import Scale, ticks
+from mingpt.tuning.evidence import inside
 from mingpt.tuning.space import Space
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def draw_parameters(
     panels: np.ndarray, space: Space, history: list[Trial], names: list[str], scale: Scale, value_name: str
 ) -> None:
     """A panel for each parameter. Trials outside the space, of which its process knows nothing, are left out."""
-    history = [trial for trial in history if space.contains(trial.config)]
+    history = inside(space, history)
     found = report.surface(space, history)
     across = panels.shape[1]
     scale.apply(panels[0, 0])  # and so all, which share it

@@ -234,7 +234,7 @@ def surface(space: Space, history: list[Trial]) -> Surface | None:
     """What the search believes of the value everywhere; None where fewer than three values, or only one, are known."""
     from mingpt.tuning import evidence, strategies  # here, for scipy takes a second to import
 
-    known = evidence.gather(space, history)
+    known = evidence.gather(space, evidence.inside(space, history))
     if len(known.y) < LEAST_KNOWN or len(np.unique(known.y)) < 2:
         return None
     gp, warp = strategies.posterior(space, known)

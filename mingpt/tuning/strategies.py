@@ -14,7 +14,7 @@ import numpy as np
 
 from mingpt.errors import UserError
 from mingpt.tuning.acquisition import first_unseen, is_new, maximise
-from mingpt.tuning.evidence import WARPS, Evidence, gather, warped
+from mingpt.tuning.evidence import WARPS, Evidence, gather, inside, warped
 from mingpt.tuning.gp import GP, fit
 from mingpt.tuning.sequence import evenly
 from mingpt.tuning.space import Space
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 FRESH = 40  # up to so many values the hyperparameters are found from scratch for each suggestion
 REFIT_EVERY = 10  # beyond, when the number of values is a multiple of this
-UPDATES = 5  # iterations that bring older hyperparameters up to date
+UPDATES = 5  # iterations that bring older hyperparameters up to date,
+UPDATED_BY = 100  # over at most so many values
 # Every third suggestion is made without a warp: a warp sees little but the neighbourhood of the best value, and
 # some runs would never leave the first valley they come to (tests/benchmarks/LOG.md).
 PLAIN_EACH = 3
@@ -32,7 +33,7 @@ PLAIN_EACH = 3
 
 def suggest(strategy: str, space: Space, history: list[Trial], seed: int, number: int) -> dict[str, Any] | None:
     """The configuration of trial `number`; None where the space is used up."""
-    return STRATEGIES[strategy](space, history, seed, number)
+    return STRATEGIES[strategy](space, inside(space, history), seed, number)
 
 
 def grid(space: Space, history: list[Trial], seed: int, number: int) -> dict[str, Any] | None:
@@ -106,26 +107,27 @@ def likeliest(
     """The likeliest warp, or none if is_plain, and the theta that goes with it.
 
     Of few values they are found from scratch. Of many they are found for a part, when their number is a
-    multiple of REFIT_EVERY, and brought up to date with a few iterations over all: a function of the
+    multiple of REFIT_EVERY, and brought up to date with a few iterations over more: a function of the
     values alone, like the rest, and quick.
     """
     n = len(y) if len(y) <= FRESH else len(y) - len(y) % REFIT_EVERY
-    part = part_of(y[:n])
+    part = part_of(y[:n], FRESH)
     found = hyperparameters(key(U[part]), key(y[part]), key(tau[part]), tuple(is_category))
     warp = None if is_plain else next(iter(found))
     theta = np.array(found[warp])
     if len(y) > FRESH:
         z, slope, _ = warped(y, warp)
-        theta, _ = fit(U, z, is_category, (tau * slope) ** 2, theta, UPDATES)
+        part = part_of(y, UPDATED_BY)
+        theta, _ = fit(U[part], z[part], is_category, (tau * slope)[part] ** 2, theta, UPDATES)
     return warp, theta
 
 
-def part_of(y: np.ndarray) -> np.ndarray:
-    """Which values (at most FRESH) stand for all: the best, and others evenly from the better to the worse."""
-    if len(y) <= FRESH:
+def part_of(y: np.ndarray, most: int) -> np.ndarray:
+    """Which values, at most so many, stand for all: the best, and others evenly from the better to the worse."""
+    if len(y) <= most:
         return np.arange(len(y))
-    best = FRESH // 2
-    rest = np.linspace(best, len(y) - 1, FRESH - best).astype(int)
+    best = most // 2
+    rest = np.linspace(best, len(y) - 1, most - best).astype(int)
     return np.sort(np.argsort(y)[np.concatenate([np.arange(best), rest])])
 
 
@@ -147,8 +149,8 @@ def key(array: np.ndarray) -> tuple:
 
 
 def seen_points(space: Space, history: list[Trial]) -> np.ndarray:
-    """Points (n, D) of all trials in the space, whatever became of them."""
-    points = [space.point(trial.config) for trial in history if space.contains(trial.config)]
+    """Points (n, D) of all trials, whatever became of them."""
+    points = [space.point(trial.config) for trial in history]
     return np.array(points).reshape(len(points), len(space.names))
 
 
