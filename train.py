@@ -25,7 +25,7 @@ SAMPLE_TOKENS = 300
 
 def main(argv: list[str]) -> int:
     asked, given = cli.parse(TrainConfig, argv, "python train.py", DESCRIPTION, check)
-    config, task, run, state = go_on(asked, given) if asked.resume else begin(resolve(asked))
+    config, task, run, state = go_on(asked, given) if asked.resume else begin(asked, given)
     try:
         return work(config, task, run, state)
     except BrokenPipeError:  # `python train.py | head`, say
@@ -71,16 +71,19 @@ def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
     return 0
 
 
-def begin(config: TrainConfig) -> tuple[TrainConfig, Task, Run, State]:
+def begin(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, State]:
     """A new run in a new folder."""
     from mingpt.device import on_this_machine
+    from mingpt.finetune import starting_weights, with_model, with_updates
     from mingpt.run import Run
     from mingpt.tasks import TextTask
     from mingpt.trainer import State
 
-    config = on_this_machine(config)
+    asked = with_model(asked, given)
+    config = on_this_machine(resolve(asked))
     task = TextTask(config)
-    state = State(config, task.model_config())  # before there is a folder: it may not fit in memory
+    config = on_this_machine(resolve(with_updates(asked, task)))
+    state = State(config, task.model_config(), starting_weights(config))  # first of all: it may not fit in memory
     run = Run.create(config.out_dir, task.name)
     run.save_settings(config, task)
     return config, task, run, state
@@ -89,15 +92,16 @@ def begin(config: TrainConfig) -> tuple[TrainConfig, Task, Run, State]:
 def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, State]:
     """An earlier run, as its last state has it."""
     from mingpt.device import on_this_machine
+    from mingpt.finetune import starting_weights
     from mingpt.run import Run, settings_to_go_on
     from mingpt.tasks import TextTask
     from mingpt.trainer import State
 
-    run, recorded, sha256 = Run.open(asked.out_dir)
+    run, recorded, sums = Run.open(asked.out_dir)
     config = on_this_machine(settings_to_go_on(asked, given, recorded))
-    task = TextTask(config)
-    state = State(config, task.model_config())
-    if run.restore(config, task, state, sha256):
+    task = TextTask(config, origin=run.folder)
+    state = State(config, task.model_config(), None if run.has_state() else starting_weights(config))
+    if run.restore(config, task, state, sums):
         print(f"resuming {run.folder} after update {state.progress.step:,}")
     else:
         print(f"resuming {run.folder} from the start: it was stopped before its first state was saved")
@@ -108,11 +112,13 @@ def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, 
 def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> None:
     tokens = config.batch_size * config.block_size
     parameters = sum(w.numel() for w in state.model.parameters())
+    learning = sum(w.numel() for w in state.model.parameters() if w.requires_grad)
     parts = config.gradient_accumulation
     lines = {
         "text": task.description(),
         "model": f"n_layer {config.n_layer}, n_head {config.n_head}, n_embd {config.n_embd}, "
-        f"block_size {config.block_size}: {parameters / 1e6:.2f} million parameters",
+        f"block_size {state.model.config.block_size}: {parameters / 1e6:.2f} million parameters"
+        + (f", of which {learning / 1e6:.2f} million learn" if learning < parameters else ""),
         "training": f"{config.max_iters:,} updates of {config.batch_size} x {config.block_size} = {tokens:,} tokens"
         + (f" in {parts} parts" if parts > 1 else "")
         + f", {config.optimizer} at {config.learning_rate:g}",
@@ -120,6 +126,8 @@ def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> Non
         + (", compiled" if config.compile else ""),
         "saved in": str(run.folder),
     }
+    if config.init_from:
+        lines["starts from"] = f"{config.init_from}; what was not given has the defaults of fine-tuning"
     for name, line in lines.items():
         print(f"{name:<14}{line}")
 
@@ -136,12 +144,12 @@ def print_rows(rows: Iterable[dict[str, float]]) -> None:
 
 
 def print_ending(config: TrainConfig, task: Task, run: Run, state: State, picture: str) -> None:
-    from mingpt import sampling
     from mingpt.model import GPT
+    from mingpt.streaming import continuation
 
     best = GPT.from_pretrained(run.folder).to(config.device)
     prompt = opening(task.tokenizer)
-    sample = sampling.continuation(best, task.tokenizer, prompt, SAMPLE_TOKENS, seed=config.seed, temperature=0.8)
+    sample = continuation(best, task.tokenizer, prompt, SAMPLE_TOKENS, seed=config.seed, temperature=0.8)
     print("\na sample of its writing\n")
     print("".join(f"    {line}\n" for line in (prompt + "".join(sample)).strip().splitlines()))
     if state.progress.step < config.max_iters:

@@ -36,9 +36,11 @@ def main(argv: list[str]) -> int:
     folder, asked, given = opened(typed, given)
     if asked.threads is None:  # each worker its share
         asked = dataclasses.replace(asked, threads=max(1, min(available_cores(), 8) // asked.workers))
+    from mingpt.finetune import with_model
     from mingpt.objective import VALUE, Objective, defaults_in, space_of
     from mingpt.tuning import Study
 
+    asked = with_model(asked, given)
     space = space_of(asked.search, asked, given)
     refuse_typed_twice(space, given)
     objective = Objective.over(space, shared_settings(asked), folder)

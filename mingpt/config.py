@@ -29,6 +29,16 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "muon": dict(learning_rate=0.02, momentum=0.85, beta1=0.8, beta2=0.95, weight_decay=0.0, grad_clip=0.0, warmup=0.0),
 }
 
+# Fine-tuning changes a model that can already write: little, over a few passes, and stopping in time.
+FINE_TUNING = dict(optimizer="adamw", batch_size=8, patience=3, attention="fused")
+FINE_TUNING_WARMUP = 0.1  # of max_iters
+# The learning rate of training from scratch times this, divided by the width: Adam's best one falls with the width
+# (Yang et al. 2022, "Tensor Programs V"), and for GPT-2's 768 channels it is the usual 5e-5.
+FINE_TUNING_RATE = 12.8
+LORA_RATE = 10  # times that of fine-tuning all weights
+EPOCHS = 3  # passes over the training part
+SCRATCH_ITERS = 3500
+
 SEARCH, ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
     "search",
     "architecture",
@@ -77,6 +87,16 @@ class GPTConfig(Architecture):
     """
 
     vocab_size: int = setting(50257, group=ARCHITECTURE, within="[1, inf)", help="tokens in the vocabulary")
+    layer_norm_epsilon: float = setting(
+        1e-5, group=ARCHITECTURE, within="(0, inf)", help="added to the variance by which LayerNorm divides"
+    )
+
+    gelu_in_updates: str = setting(
+        "none",
+        group=ARCHITECTURE,
+        choices=("none", "tanh"),
+        help="approximation of GELU while training; GPT-2's own weights were trained with tanh",
+    )
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -97,10 +117,25 @@ class Training(Architecture):
     tokenizer: str = setting(
         "char",
         group=DATA,
-        choices=("char", "byte", "gpt2"),
-        help="the characters of the text, the 256 bytes, or GPT-2's 50,257 pieces of words",
+        choices=("char", "byte", "gpt2", "bpe"),
+        help="the characters of the text, the 256 bytes, GPT-2's 50,257 pieces of words, or such pieces learned",
+    )
+    vocab_size: int = setting(
+        1024, group=DATA, within="[257, inf)", help="tokens at most that --tokenizer bpe learns; only bpe uses it"
     )
 
+    init_from: str | None = setting(
+        None,
+        group=TRAINING,
+        metavar="MODEL",
+        help="fine-tune the model of this folder or name on the hub, such as gpt2; its shape and its tokenizer stay",
+    )
+    lora_rank: int = setting(
+        0,
+        group=TRAINING,
+        within="[0, inf)",
+        help="fine-tune added matrices of this rank instead of all weights; they are merged on saving; 0: all weights",
+    )
     batch_size: int = setting(16, group=TRAINING, within="[1, inf)", help="sequences in one update")
     gradient_accumulation: int = setting(
         1,
@@ -108,7 +143,13 @@ class Training(Architecture):
         within="[1, inf)",
         help="parts in which a batch is computed, to save memory; a divisor of batch_size",
     )
-    max_iters: int = setting(3500, group=TRAINING, within="[1, inf)", help="updates in all")
+    max_iters: int | None = setting(
+        None,
+        group=TRAINING,
+        within="[1, inf)",
+        follows=f"init_from: {SCRATCH_ITERS:,}, or {EPOCHS} passes over the text",
+        help="updates in all",
+    )
     eval_interval: int | None = setting(
         None, group=TRAINING, within="[1, inf)", follows="max_iters", help="updates between two evaluations"
     )
@@ -184,6 +225,16 @@ class Training(Architecture):
     def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from super().misfits()
         whole = completed(self)
+        if self.vocab_size != Training.vocab_size and self.tokenizer != "bpe":
+            yield (
+                ("vocab_size", "tokenizer"),
+                f"--vocab_size {self.vocab_size}: needs --tokenizer bpe; {self.tokenizer} has a vocabulary of its own",
+            )
+        if self.lora_rank and self.init_from is None:
+            yield (
+                ("lora_rank", "init_from"),
+                f"--lora_rank {self.lora_rank}: needs --init_from, the model that it adapts",
+            )
         if self.batch_size % self.gradient_accumulation:
             yield (
                 ("gradient_accumulation", "batch_size"),
@@ -194,7 +245,7 @@ class Training(Architecture):
                 ("min_learning_rate", "learning_rate", "optimizer"),
                 f"--min_learning_rate {whole.min_learning_rate}: is above --learning_rate {whole.learning_rate}",
             )
-        if whole.warmup_iters > whole.max_iters:
+        if whole.max_iters is not None and whole.warmup_iters > whole.max_iters:
             yield (
                 ("warmup_iters", "max_iters"),
                 f"--warmup_iters {whole.warmup_iters}: is above --max_iters {whole.max_iters}",
@@ -275,14 +326,24 @@ def resolve(config: T) -> T:
 
 
 def completed(config: T) -> T:
-    """The settings with every None decided; what is set stays."""
+    """The settings with every None decided; what is set stays.
+
+    How many updates fine-tuning takes is decided by the data; until then what follows max_iters is not right yet.
+    """
     known = OPTIMIZERS[config.optimizer]
-    learning_rate = known["learning_rate"] if config.learning_rate is None else config.learning_rate
+    rate, warmup, max_iters = known["learning_rate"], known["warmup"], config.max_iters
+    if config.init_from is not None:
+        rate *= FINE_TUNING_RATE / config.n_embd * (LORA_RATE if config.lora_rank else 1)
+        rate, warmup = float(f"{rate:.2g}"), FINE_TUNING_WARMUP
+    elif max_iters is None:
+        max_iters = SCRATCH_ITERS
+    learning_rate = rate if config.learning_rate is None else config.learning_rate
     decided = {
+        "max_iters": max_iters,
         "learning_rate": learning_rate,
         "min_learning_rate": learning_rate / 10,
-        "warmup_iters": round(known["warmup"] * config.max_iters),
-        "eval_interval": max(10, math.ceil(config.max_iters / 20)),
+        "warmup_iters": round(warmup * (max_iters or 0)),
+        "eval_interval": max(10, math.ceil((max_iters or 0) / 20)),
         "threads": min(available_cores(), 8),  # so small a model gains nothing from more
     }
     decided |= {name: known[name] for name in ("momentum", "beta1", "beta2", "weight_decay", "grad_clip")}

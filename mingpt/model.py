@@ -7,6 +7,7 @@ Notation, the same on every line of this file:
     C   channels: the width of the residual stream, n_embd
     nh  heads of attention, n_head
     hs  size of a head, C / nh
+    S   time: tokens to look at; T of them, and with a cache those before as well
     V   size of the vocabulary
 
 A block adds to the residual stream x, it never replaces it (Radford et al. 2019, "GPT-2"):
@@ -21,13 +22,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from mingpt import gpt2, sampling
+from mingpt import gpt2, hub, sampling
+from mingpt.cache import Cache, Layer
 from mingpt.config import GPTConfig
+from mingpt.matvec import Linear, linear
 
 
 class CausalSelfAttention(nn.Module):
@@ -43,47 +48,53 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.attend = {"explicit": self.explicit, "fused": self.fused}[config.attention]
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # Q, K and V side by side
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # Q, K and V side by side
+        self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Layer | None = None) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
         q = q.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, nh, T, hs)
         k = k.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, nh, T, hs)
         v = v.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, nh, T, hs)
-        y = self.attend(q, k, v)  # (B, nh, T, hs)
+        k, v, mask = (k, v, None) if past is None else past.extend(k, v)  # (B, nh, S, hs)
+        y = self.attend(q, k, v, mask)  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)  # (B, T, C)
 
-    def explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         T, hs = q.shape[-2:]
-        future = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-        scores = (q / math.sqrt(hs)) @ k.transpose(-2, -1) + future  # (B, nh, T, T)
-        weights = F.softmax(scores, dim=-1)  # each row sums to 1; 0 where the key is in the future
+        scores = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, S)
+        if T > 1:
+            scores = scores + torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)  # the future
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        weights = F.softmax(scores, dim=-1)  # each row sums to 1; 0 where the key may not be seen
         return F.dropout(weights, self.dropout, self.training) @ v
 
-    def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=q.shape[-2] > 1)
 
 
 class MLP(nn.Module):
     """Each position thinks for itself: four times wider, GELU, and back.
 
     GPT-2 computes GELU by its tanh approximation (Hendrycks and Gimpel 2016), and so does every
-    loss that is reported here. Only updates are made with the exact one: the values differ by at
-    most 0.0005, and on a CPU it takes a third of the time.
+    loss that is reported here. Only updates from scratch are made with the exact one: the values
+    differ by at most 0.0005, and on a CPU it takes a third of the time.
     """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.dropout = config.dropout
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.gelu_in_updates = config.gelu_in_updates
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.c_fc(x), approximate="none" if self.training else "tanh")  # (B, T, 4C)
+        approximation = self.gelu_in_updates if self.training else "tanh"
+        x = F.gelu(self.c_fc(x), approximate=approximation)  # (B, T, 4C)
         return F.dropout(self.c_proj(x), self.dropout, self.training)  # (B, T, C)
 
 
@@ -92,14 +103,22 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))  # (B, T, C)
+    def forward(self, x: Tensor, past: Layer | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)  # (B, T, C)
         return x + self.mlp(self.ln_2(x))  # (B, T, C)
+
+
+class NoNormal(TorchFunctionMode):
+    """While it lasts, nn.init.normal_ does nothing: on the meta device, that alone takes PyTorch 1.3 s of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
 
 
 class GPT(nn.Module):
@@ -116,22 +135,28 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # word (token) embedding
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # word position embedding
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.initialise()
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Logits (B, T, V) for the token after each of idx (B, T), T at most block_size.
+        """Logits (B, T, V) for the token after each of idx (B, T), T at most block_size."""
+        return self.head(self.states(idx))
 
-        The head is the token embedding read backwards: one matrix for both (Press and Wolf 2017).
-        """
+    def states(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
+        """What each token of idx (B, T) has gathered: (B, T, C). With a cache, idx follows what it holds."""
         B, T = idx.shape
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens are more than block_size {self.config.block_size}")
-        x = self.wte(idx) + self.wpe.weight[:T]  # (B, T, C)
+        positions = slice(T) if cache is None else cache.begin(T, idx.device)
+        x = self.wte(idx) + self.wpe.weight[positions]  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.h:
-            x = block(x)  # (B, T, C)
-        return F.linear(self.ln_f(x), self.wte.weight)  # (B, T, V)
+        for i, block in enumerate(self.h):
+            x = block(x, cache and cache.layers[i])  # (B, T, C)
+        return self.ln_f(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., C): the token embedding read backwards (Press and Wolf 2017)."""
+        return linear(x, self.wte.weight)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -153,13 +178,20 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=0.5 / math.sqrt(self.config.n_embd))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> GPT:
-        """The model in a folder of GPT-2's format. Raises UserError where its files do not make one."""
-        config, tensors = gpt2.read_folder(Path(folder))
-        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+    def from_pretrained(cls, path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
+        """The model in a folder of GPT-2's format, or of that name on the hub, with its weights as `dtype`.
+
+        Raises UserError where there is none (see hub.locate), or its files do not make one.
+        """
+        return cls.of(*gpt2.read_folder(hub.locate(path_or_name), dtype)).eval()
+
+    @classmethod
+    def of(cls, config: GPTConfig, tensors: dict[str, Tensor]) -> GPT:
+        """A model of these weights, which are not copied."""
+        with torch.device("meta"), NoNormal():  # neither memory nor chance for weights that are about to be replaced
             model = cls(config)
         model.load_state_dict(tensors, assign=True)
-        return model.eval()
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """config.json and model.safetensors, which open here and in transformers' GPT2LMHeadModel."""

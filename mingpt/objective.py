@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mingpt.config import TrainConfig, Training, completed, resolve
 from mingpt.errors import UserError
+from mingpt.finetune import SHAPE
 from mingpt.settings import accepted, as_kind, is_accepted, nearest, shown, type_of
 from mingpt.tuning.parameters import Choice, Float, Int, Parameter
 from mingpt.tuning.parsing import parse_parameter
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from mingpt.tuning.loop import Report, Stop
     from mingpt.tuning.study import Trial
 
-NOT_SEARCHED = ("seed", "config", "threads", "device")  # where a trial is trained, not how
+NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from")  # where a trial is trained, not how
 VALUE = "bits_per_byte"
 SIZES = ("batch_size", "block_size")  # of an update; max_iters follows them
 
@@ -52,6 +53,8 @@ def space_of(searched: tuple[str, ...], training: Training, given: set[str]) -> 
         try:
             if name in parameters:
                 raise UserError("is searched twice")
+            if training.init_from is not None and name in (*SHAPE, "tokenizer"):
+                raise UserError("comes with the model of --init_from")
             parameters[name] = checked(name, parse_parameter(body))
         except UserError as error:
             problems += [f"--search {name}: {line}" for line in error.problems]
@@ -66,6 +69,12 @@ def space_of(searched: tuple[str, ...], training: Training, given: set[str]) -> 
 def default_parameters(training: Training) -> dict[str, Parameter]:
     """What most users would vary: the learning rate tenfold both ways, the size of the model and of an update."""
     rate = completed(training).learning_rate
+    if training.init_from is not None:  # the model's shape is given
+        return {
+            "learning_rate": Float(float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"), log=True),
+            "batch_size": Choice(4, 8, 16),
+            "dropout": Float(0.0, 0.3),
+        }
     widths = [width for width in (64, 96, 128, 160) if width % training.n_head == 0]
     parameters: dict[str, Parameter] = {
         "learning_rate": Float(float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"), log=True),
@@ -172,14 +181,15 @@ class Objective:
 
     def begun(self, trial: Trial, config: TrainConfig, task: Task) -> tuple[Run, State]:
         """The run of a trial: as its last state has it, or from the start."""
-        from mingpt.run import Run
+        from mingpt.finetune import starting_weights
+        from mingpt.run import Run, sums_of
         from mingpt.trainer import State
 
-        state = State(config, task.model_config())
         folder = self.folder_of(trial)
         folder.mkdir(parents=True, exist_ok=True)
         run = Run(folder)
-        if not run.restore(config, task, state, task.sha256):
+        state = State(config, task.model_config(), None if run.has_state() else starting_weights(config))
+        if not run.restore(config, task, state, sums_of(task)):
             run.save_settings(config, task)
         return run, state
 

@@ -60,9 +60,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | Muon:
-    """The optimizer that the config names, over all of a model's parameters."""
-    matrices = [w for w in model.parameters() if w.dim() >= 2]
-    vectors = [w for w in model.parameters() if w.dim() < 2]
+    """The optimizer that the config names, over all of a model's parameters that learn."""
+    learning = [w for w in model.parameters() if w.requires_grad]
+    matrices = [w for w in learning if w.dim() >= 2]
+    vectors = [w for w in learning if w.dim() < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -90,10 +91,12 @@ class Muon:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig):
-        named = list(model.named_parameters())
+        named = [(name, w) for name, w in model.named_parameters() if w.requires_grad]
         hidden = [w for name, w in named if name.startswith("h.") and w.dim() == 2]
         # query, key and value are three matrices that lie in one
-        self.parts = [3 if "c_attn" in name else 1 for name, w in named if name.startswith("h.") and w.dim() == 2]
+        self.parts = [
+            3 if "c_attn.weight" in name else 1 for name, w in named if name.startswith("h.") and w.dim() == 2
+        ]
         others = [w for name, w in named if not (name.startswith("h.") and w.dim() == 2)]
         self.param_groups: list[dict[str, Any]] = [
             {"params": hidden, "lr": config.learning_rate},

@@ -1,7 +1,8 @@
 """A run's folder: one writer, files that are always whole, and what it takes to go on after a kill.
 
     config.json, model.safetensors     the best model so far; open in transformers as they are
-    tokenizer.json, tokenizer_config.json
+                                       (config.json is there from the start)
+    tokenizer.json, tokenizer_config.json, and of pieces of words vocab.json and merges.txt
     train.json                         every flag as resolved, and the sha256 of the data
     metrics.jsonl                      a line per evaluation
     loss.png                           its picture
@@ -25,10 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mingpt import files, gpt2
+from mingpt import files, gpt2, lora
 from mingpt.config import TrainConfig
 from mingpt.data.documents import located
-from mingpt.data.tokenizer import load_tokenizer
 from mingpt.errors import UserError
 from mingpt.model import GPT
 from mingpt.settings import as_kind, shown, type_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mingpt.tasks import Task
     from mingpt.trainer import State
 
+Sums = dict[str, str]
 PLACE = ("out_dir", "resume", "config")  # flags that say where, not what: a folder may be moved
 
 
@@ -85,8 +86,8 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, out_dir: str | None) -> tuple[Run, TrainConfig, str]:
-        """An earlier run's folder, its settings and the sha256 of its data. Raises UserError where none is."""
+    def open(cls, out_dir: str | None) -> tuple[Run, TrainConfig, Sums]:
+        """An earlier run's folder, its settings and the sums of what it learns from. Raises UserError where none is."""
         if out_dir is None:
             raise UserError("--resume: needs --out_dir, the folder of the run to go on with")
         folder = Path(out_dir)
@@ -115,14 +116,19 @@ class Run:
                 f"and goes on with --resume --out_dir {self.folder}"
             ) from None
 
-    def restore(self, config: TrainConfig, task: Task, state: State, sha256: str) -> bool:
+    def restore(self, config: TrainConfig, task: Task, state: State, sums: Sums) -> bool:
         """Bring a fresh state to where the run was; False where it had saved none.
 
-        Raises UserError where the data are others than those of `sha256`, or a file of the folder is
-        torn, missing or of another model: then nothing goes on, and nothing is overwritten.
+        Raises UserError where the data or the tokenizer are others than those of `sums`, or a file of the
+        folder is torn, missing or of another model: then nothing goes on, and nothing is overwritten.
         """
-        if task.sha256 != sha256:
+        found = sums_of(task)
+        if found["text_sha256"] != sums["text_sha256"]:
             raise UserError(f"--data {config.data}: is not the text that the run in {self.folder} began with")
+        if found["tokenizer_sha256"] != sums["tokenizer_sha256"]:
+            raise UserError(f"{self.folder / 'tokenizer.json'}: is another run's")
+        if any(getattr(state.model.config, name) != getattr(config, name) for name in ("n_layer", "n_head", "n_embd")):
+            raise UserError(f"{self.folder / 'config.json'}: is another run's")
         path = self.folder / "state.pt"
         saved = self.load_state()
         if saved is None:
@@ -134,13 +140,8 @@ class Run:
             state.load_state_dict(saved)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: is another model's ({first_line(error)})") from None
-        if load_tokenizer(self.folder).pieces != task.tokenizer.pieces:
-            raise UserError(f"{self.folder / 'tokenizer.json'}: is another run's")
         if state.progress.best_step:
-            found, _ = gpt2.read_folder(self.folder)
-            expected = task.model_config()
-            if dataclasses.replace(found, attention=expected.attention) != expected:  # which no config.json tells
-                raise UserError(f"{self.folder / 'config.json'}: is another run's")
+            gpt2.read_folder(self.folder)  # where it is torn, that is said now
         self.save_metrics(state.metrics)  # it may have been killed between a state and its metrics
         return True
 
@@ -148,12 +149,13 @@ class Run:
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE}
         settings["data"] = located(config.data)
         with self.saving():
-            files.write_json(self.folder / "train.json", settings | {"text_sha256": task.sha256})
             task.tokenizer.save(self.folder)
+            gpt2.write_config(self.folder, task.model_config(), task.tokenizer.end_of_text)
+            files.write_json(self.folder / "train.json", settings | sums_of(task))
 
     def save_model(self, model: GPT, task: Task) -> None:
         with self.saving():
-            gpt2.write_folder(self.folder, model.config, model.state_dict(), task.tokenizer.end_of_text)
+            gpt2.write_folder(self.folder, model.config, lora.merged(model), task.tokenizer.end_of_text)
 
     def save_state(self, state: dict[str, Any]) -> None:
         with self.saving(), files.written_whole(self.folder / "state.pt") as beside:
@@ -162,10 +164,14 @@ class Run:
             except RuntimeError as error:  # what torch makes of a full disk
                 raise OSError(str(error)) from None
 
+    def has_state(self) -> bool:
+        """Whether there is more to go on from than the beginning."""
+        return (self.folder / "state.pt").exists()
+
     def load_state(self) -> dict[str, Any] | None:
         """The last state, on the CPU; None where the run was killed before its first."""
         path = self.folder / "state.pt"
-        if not path.exists():
+        if not self.has_state():
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -223,8 +229,13 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def read_settings(path: Path) -> tuple[TrainConfig, str]:
-    """The settings in a train.json and the sha256 of the data. Raises UserError where it does not hold them."""
+def sums_of(task: Task) -> Sums:
+    """What tells the data and the tokenizer of a run from others."""
+    return {"text_sha256": task.sha256, "tokenizer_sha256": task.tokenizer.vocabulary.sha256()}
+
+
+def read_settings(path: Path) -> tuple[TrainConfig, Sums]:
+    """The settings and sums in a train.json. Raises UserError where it does not hold them."""
     try:
         recorded = files.read_json_object(path)
     except OSError as error:
@@ -232,14 +243,15 @@ def read_settings(path: Path) -> tuple[TrainConfig, str]:
     except ValueError as error:
         raise UserError(f"{path}: is torn or no JSON object ({error})") from None
     names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in PLACE]
-    missing = [name for name in [*names, "text_sha256"] if recorded.get(name) is None]
+    sums = ("text_sha256", "tokenizer_sha256")
+    missing = [name for name in [*names, *sums] if recorded.get(name) is None and name != "init_from"]
     if missing:
         raise UserError(f"{path}: is of another program or version; it lacks {', '.join(missing)}")
-    config = TrainConfig(**{name: as_kind(type_of(TrainConfig, name), recorded[name]) for name in names})
+    config = TrainConfig(**{name: as_kind(type_of(TrainConfig, name), recorded.get(name)) for name in names})
     problems = config.problems()
     if problems:
         raise UserError(*(f"{path}: {problem.removeprefix('--')}" for problem in problems))
-    return config, recorded["text_sha256"]
+    return config, {name: recorded[name] for name in sums}
 
 
 def settings_to_go_on(asked: TrainConfig, given: set[str], recorded: TrainConfig) -> TrainConfig:

@@ -60,7 +60,8 @@ class Settings:
             if not is_accepted(f, kind, value):
                 is_quoted = type(value) is str and type(from_text(kind, value)) is not str  # in a file: "6" for 6
                 note = ", not a text" if is_quoted else nearest(value, f.metadata["choices"])
-                found[f.name] = f"{flag(f.name)} {shown(value)}: {accepted(f, kind)}{note}"
+                given = ", ".join(map(shown, value)) if type(value) is tuple else shown(value)
+                found[f.name] = f"{flag(f.name)} {given}: {accepted(f, kind)}{note}"
         return found
 
     def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -138,6 +139,8 @@ def accepted(f: dataclasses.Field, kind: type) -> str:
     """What a setting takes, for a person: "a whole number in [1, inf)"."""
     if f.metadata["choices"]:
         return "accepted are " + ", ".join(f.metadata["choices"])
+    if is_repeated(f):
+        return "a text of at least one character is accepted"
     noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
     return f"{noun} in {f.metadata['within']} is accepted" if f.metadata["within"] else f"{noun} is accepted"
 

@@ -5,8 +5,10 @@ The trainer and the run's folder know a task by what `Task` lists, and nothing e
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mingpt import gpt2
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data.text import TextData
-from mingpt.data.tokenizer import Tokenizer
+from mingpt.data.tokenizer import Tokenizer, load_tokenizer
+from mingpt.errors import UserError
 
 
 class Task(Protocol):
@@ -28,6 +32,9 @@ class Task(Protocol):
 
     def model_config(self) -> GPTConfig:
         """The model to learn with."""
+
+    def updates_in_epoch(self) -> int:
+        """How many updates see each example about once."""
 
     def description(self) -> str:
         """The data in a line."""
@@ -45,26 +52,43 @@ class Task(Protocol):
 class TextTask:
     """Predict the next token of a text."""
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
-        self.data = TextData(config.data, config.tokenizer, config.block_size, config.batch_size)
+    def __init__(self, config: TrainConfig, origin: Path | None = None):
+        """`origin` is the folder of a model whose tokenizer and shape are taken: a run's own, or that of init_from."""
+        if origin is None and config.init_from is not None:
+            origin = Path(config.init_from)
+        self.config, self.origin = config, origin
+        asked = config.tokenizer if origin is None else load_tokenizer(origin)
+        self.data = TextData(config.data, asked, config.block_size, config.batch_size, config.vocab_size)
         self.name, self.sha256, self.tokenizer = self.data.name, self.data.sha256, self.data.tokenizer
         self.pieces = np.array([len(piece) for piece in self.tokenizer.pieces])  # bytes of text in each token
         if self.tokenizer.end_of_text is not None:
             self.pieces[self.tokenizer.end_of_text] = 0
 
     def model_config(self) -> GPTConfig:
-        """The architecture asked for, with the vocabulary that the text needs."""
-        names = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "attention")
-        asked = {name: getattr(self.config, name) for name in names}
-        return GPTConfig(vocab_size=len(self.tokenizer.pieces), **asked)
+        """The architecture asked for, with the vocabulary that the text needs; or that of the origin."""
+        if self.origin is None:
+            names = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "attention")
+            asked = {name: getattr(self.config, name) for name in names}
+            return GPTConfig(vocab_size=len(self.tokenizer.pieces), **asked)
+        found = gpt2.read_config(self.origin / "config.json")
+        if len(self.tokenizer.pieces) > found.vocab_size:
+            raise UserError(
+                f"{self.origin}: the tokenizer has {len(self.tokenizer.pieces)} tokens and the model {found.vocab_size}"
+            )
+        gelu = "none" if self.config.init_from is None else found.gelu_in_updates
+        training = dict(dropout=self.config.dropout, attention=self.config.attention, gelu_in_updates=gelu)
+        return dataclasses.replace(found, **training)
+
+    def updates_in_epoch(self) -> int:
+        """How many updates see each window of the training part about once."""
+        return max(1, self.data.windows // self.config.batch_size)
 
     def description(self) -> str:
         """The text in a line: its name, size and parts."""
-        data = self.data
+        data, kind = self.data, self.tokenizer.vocabulary.kind
         tokens = len(data.train) + len(data.validation)
         return (
-            f"{data.name}: {tokens:,} tokens ({self.config.tokenizer}, {len(self.tokenizer.pieces):,} different), "
+            f"{data.name}: {tokens:,} tokens ({kind}, {len(self.tokenizer.pieces):,} different), "
             f"{len(data.validation):,} of them for validation, {data.validation_note}"
         )
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from mingpt import lora
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.errors import UserError
 from mingpt.model import GPT
@@ -72,14 +73,17 @@ class Progress:
 
 
 class State:
-    """All that changes while training, fresh from the seed."""
+    """All that changes while training, at its start: weights fresh from the seed, or those of an earlier model."""
 
-    def __init__(self, config: TrainConfig, model_config: GPTConfig):
+    def __init__(self, config: TrainConfig, model_config: GPTConfig, weights: dict[str, Tensor] | None = None):
         """Raises UserError where it does not fit in memory."""
         torch.manual_seed(config.seed)
         try:
-            self.model = GPT(model_config).to(config.device)
-            self.averaged = copy.deepcopy(self.model).eval()
+            self.model = (GPT(model_config) if weights is None else GPT.of(model_config, weights)).to(config.device)
+            if config.lora_rank:
+                lora.adapt(self.model, config.lora_rank)
+            frozen = {id(w): w for w in self.model.parameters() if not w.requires_grad}
+            self.averaged = copy.deepcopy(self.model, frozen).eval()  # what is kept as it is, is there once
             self.optimizer = make_optimizer(self.model, config)
         except RuntimeError as error:
             if "memory" not in str(error):  # which the errors of all allocators have in common
@@ -189,7 +193,8 @@ def stop(run: Run, state: State, watch: Watch) -> None:
 def average(averaged: nn.Module, model: nn.Module, share: float) -> None:
     """Move each averaged weight towards the newest by `share` of the way."""
     for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
-        mean.lerp_(weight, share)
+        if weight.requires_grad:
+            mean.lerp_(weight, share)
 
 
 def seed_of(seed: int, step: int) -> int:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before numpy and torch are imported: for matrices as small as these, more threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -22,6 +23,10 @@ import torch
 from mingpt import GPT, GPTConfig
 from mingpt.data.documents import find_documents
 from mingpt.data.text import TextData, tokenize
+from mingpt.gpt2 import TRANSPOSED
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"{i}: the quick brown fox jumps over the lazy dog, said {i % 7} of them.\n" for i in range(200))
@@ -134,3 +139,28 @@ def random_model(seed: int = 0, **settings) -> GPT:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     return model.eval()
+
+
+def random_gpt2(seed: int = 0, **settings) -> GPT2LMHeadModel:
+    """A small GPT-2 of transformers, with no weight at zero or one."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # here, since most tests do without its seconds
+
+    torch.manual_seed(seed)
+    shape = dict(vocab_size=50, n_layer=3, n_head=2, n_embd=32, n_positions=20)
+    model = GPT2LMHeadModel(GPT2Config(**shape, **settings)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    return model
+
+
+def assert_same_model(ours: GPT, model: GPT2LMHeadModel) -> None:
+    """The same weights to the bit, the same logits to rounding."""
+    expected = dict(model.transformer.named_parameters())
+    assert expected.keys() == dict(ours.named_parameters()).keys()
+    for name, weight in ours.named_parameters():
+        assert torch.equal(weight, expected[name].T if name.endswith(TRANSPOSED) else expected[name]), name
+        assert weight.requires_grad and weight.is_leaf, name
+    idx = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(idx), model(idx).logits, rtol=1e-5, atol=1e-5)

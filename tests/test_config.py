@@ -22,7 +22,7 @@ from mingpt.settings import is_accepted, is_within, type_of
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 NAMES = """n_layer n_head n_embd block_size dropout attention data tokenizer batch_size gradient_accumulation max_iters
 eval_interval patience optimizer learning_rate min_learning_rate warmup_iters schedule weight_decay beta1 beta2 momentum
-grad_clip device dtype compile threads seed out_dir resume config""".split()
+grad_clip device dtype compile threads seed vocab_size init_from lora_rank out_dir resume config""".split()
 
 
 def parse(*argv: str) -> TrainConfig:
@@ -176,7 +176,8 @@ def test_defaults_follow_what_they_hang_on(name):
     }
     assert config.min_learning_rate == pytest.approx(config.learning_rate / 10)
     assert config.warmup_iters == round(1000 * known["warmup"])
-    assert all(getattr(config, f.name) is not None for f in FIELDS.values() if f.name not in ("out_dir", "config"))
+    may_be_none = ("out_dir", "config", "init_from")
+    assert all(getattr(config, f.name) is not None for f in FIELDS.values() if f.name not in may_be_none)
     assert resolve(TrainConfig(optimizer=name, momentum=0.5, learning_rate=0.25)).momentum == 0.5
 
 
@@ -233,3 +234,13 @@ def test_help_names_every_flag_in_groups_and_needs_no_torch():
         assert f"--{name} " in result.stdout
     for group in ("architecture:", "data:", "training:", "optimizer:", "machine and files:"):
         assert f"\n{group}\n" in result.stdout
+
+
+def test_only_bpe_takes_a_size_of_the_vocabulary():
+    assert resolve(parse("--tokenizer", "bpe", "--vocab_size", "300")).vocab_size == 300
+    assert problems("--vocab_size", "300") == (
+        "--vocab_size 300: needs --tokenizer bpe; char has a vocabulary of its own",
+    )
+    (problem,) = problems("--tokenizer", "bpe", "--vocab_size", "256")
+    assert problem.startswith("--vocab_size 256: a whole number in [257, inf)")
+    assert GPTConfig(vocab_size=5).vocab_size == 5

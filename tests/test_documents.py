@@ -16,6 +16,7 @@ from conftest import TEXT, data_of, read
 from mingpt.data import documents, text
 from mingpt.data.documents import find_documents, python_manual
 from mingpt.data.text import tokenize
+from mingpt.data.tokenizer import ByteTokenizer
 from mingpt.errors import UserError
 
 
@@ -182,7 +183,7 @@ def test_half_a_file_of_a_dead_process_is_removed_and_that_of_a_living_one_is_no
     monkeypatch.setenv("MINGPT_CACHE", str(cache))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    name = f"{hashlib.sha256(TEXT.encode()).hexdigest()}-byte.tokens"
+    name = f"{hashlib.sha256(TEXT.encode()).hexdigest()}-{ByteTokenizer().vocabulary.sha256()}.tokens"
     here, elsewhere = f".{name}.{platform.node()}", f".{name}.another-machine"
     for leftover in (f"{here}.{dead.pid}.tmp", f"{here}.{os.getppid()}.tmp", f"{elsewhere}.{dead.pid}.tmp"):
         (cache / leftover).write_bytes(b"half")

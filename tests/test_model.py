@@ -49,7 +49,14 @@ def test_a_folder_of_transformers_opens_here(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = GPT.from_pretrained(tmp_path)
     assert ours.config == GPTConfig(
-        vocab_size=50, n_layer=2, n_head=2, n_embd=32, block_size=20, dropout=0.1, attention="explicit"
+        vocab_size=50,
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        block_size=20,
+        dropout=0.1,
+        attention="fused",
+        gelu_in_updates="tanh",
     )
     idx = ids(2, 20, 50)
     torch.testing.assert_close(ours(idx), theirs(idx).logits, rtol=1e-5, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import random
@@ -9,15 +10,20 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import tiktoken
 from conftest import TEXT, data_of, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.data import documents, text
+from mingpt import load_tokenizer
+from mingpt.config import TrainConfig, resolve
+from mingpt.data import bpe, documents, text
 from mingpt.data.documents import find_documents
 from mingpt.data.text import tokenize, whole_words
-from mingpt.data.tokenizer import BPETokenizer
+from mingpt.data.tokenizer import BPETokenizer, CharTokenizer
+from mingpt.data.vocabulary import Vocabulary
 from mingpt.errors import UserError
+from mingpt.tasks import TextTask
 
 
 def test_a_folder_is_read_in_order_with_end_of_text_between_files(tmp_path, cache):
@@ -45,6 +51,93 @@ def test_the_size_of_chunks_changes_nothing(tmp_path, monkeypatch, chunk, cache)
     assert ids.tolist() == tokenizer.encode(plain)
 
 
+def test_pieces_are_learned_once_for_each_text_and_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    asked = []
+    learn = bpe.learn
+    monkeypatch.setattr(bpe, "learn", lambda words, size: asked.append(size) or learn(words, size))
+    documents = find_documents(str(path))[1]
+    tokenizer, ids, _ = tokenize(documents, "bpe", 300)
+    assert tokenizer.vocabulary.merges == learn(bpe.count_words([TEXT]), 300)
+    assert len(tokenizer.pieces) == 300
+    assert tokenizer.decode(ids.tolist()) == TEXT
+    again, same_ids, _ = tokenize(documents, "bpe", 300)
+    assert again.vocabulary == tokenizer.vocabulary and np.array_equal(ids, same_ids)
+    assert asked == [300]
+    _, fewer_ids, _ = tokenize(documents, "bpe", 310)
+    assert asked == [300, 310] and len(fewer_ids) < len(ids)
+    path.write_text(TEXT + "more", encoding="utf-8")
+    tokenize(documents, "bpe", 300)
+    assert asked == [300, 310, 300]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_the_size_of_chunks_does_not_change_what_is_learned(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(documents, "CHUNK_BYTES", chunk)
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / name).write_text(TEXT[:2000] + "中文 中文", encoding="utf-8")
+    tokenizer, ids, _ = tokenize(find_documents(str(tmp_path / "texts"))[1], "bpe", 320)
+    expected = bpe.learn(bpe.count_words(2 * [TEXT[:2000] + "中文 中文"]), 320)
+    assert tokenizer.vocabulary.merges == expected
+    assert (ids == tokenizer.end_of_text).sum() == 1
+
+
+def test_a_text_that_changes_while_its_pieces_are_learned_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    survey = text.survey
+
+    def changing(found):
+        result = survey(found)
+        path.write_text(TEXT + "more", encoding="utf-8")
+        return result
+
+    monkeypatch.setattr(text, "survey", changing)
+    with pytest.raises(UserError, match="has changed while it was read"):
+        tokenize(find_documents(str(path))[1], "bpe", 300)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_tokenizer_that_is_there_is_used_and_its_content_tells_token_files_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINGPT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    documents = find_documents(str(path))[1]
+    merges = bpe.learn(bpe.count_words([TEXT]), 300)
+    one, other = Vocabulary.of_merges(merges), Vocabulary.of_merges(merges[:9])
+    shuffled = dataclasses.replace(one, ids={token: 299 - i for token, i in one.ids.items()})
+    for vocabulary in (one, other, shuffled, one):
+        tokenizer = BPETokenizer(vocabulary)
+        used, ids, _ = tokenize(documents, tokenizer)
+        assert used is tokenizer
+        assert ids.tolist() == tokenizer.encode(TEXT)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    tokenizer.save(tmp_path / "model")
+    tokenize(documents, load_tokenizer(tmp_path / "model"))
+    tokenize(documents, "bpe", 300)
+    assert len(list((tmp_path / "cache").glob("*.tokens"))) == 3  # the same content, the same file
+
+
+def test_a_tokenizer_of_characters_that_lacks_some_of_the_text_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abcdéé", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the text holds 2 characters that .* such as 'd' \(U\+0064\)"):
+        tokenize(find_documents(str(path))[1], CharTokenizer("abc"))
+
+
+def test_a_task_learns_as_many_pieces_as_the_settings_say(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    task = TextTask(resolve(TrainConfig(data=str(path), tokenizer="bpe", vocab_size=280)))
+    assert task.model_config().vocab_size == len(task.tokenizer.pieces) == 280
+    assert "(bpe, 280 different)" in task.description()
+
+
 @functools.cache
 def gpt2_once() -> BPETokenizer:
     return BPETokenizer.gpt2()
@@ -58,6 +151,22 @@ def test_chunks_of_whole_words_have_the_ids_of_the_whole_text(cache, parts):
     tokenizer = gpt2_once()
     whole = "".join(parts)
     pieces = list(whole_words(iter(parts)))
+    assert "".join(pieces) == whole
+    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(whole)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from(["a b", "b. c", " b", "x.y", ".", " ", "\n", "a", "b", "c", "x"]), max_size=30),
+    chunk=st.integers(1, 9),
+)
+def test_chunks_of_whole_words_do_not_cut_added_tokens(parts, chunk):
+    added = ("a b", "b. c", " b", "x.y.", "c")
+    learned = Vocabulary.of_merges([(".", "."), ("a", "b")])
+    ids = learned.ids | {token: len(learned.ids) + i for i, token in enumerate(added)}
+    tokenizer = BPETokenizer(dataclasses.replace(learned, ids=ids, added=added))
+    whole = "".join(parts)
+    pieces = list(whole_words((whole[i : i + chunk] for i in range(0, len(whole), chunk)), added))
     assert "".join(pieces) == whole
     assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(whole)
 
@@ -80,8 +189,8 @@ def test_text_without_spaces_is_cut_into_short_pieces_with_the_ids_of_tiktoken(c
     chunks = (whole[i : i + 50_000] for i in range(0, len(whole), 50_000))
     pieces = list(whole_words(chunks))
     assert max(map(len, pieces)) < 60_000
-    tokenizer = gpt2_once()
-    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encoding.encode_ordinary(whole)
+    ids = [i for piece in pieces for i in gpt2_once().encode(piece)]
+    assert ids == tiktoken.get_encoding("gpt2").encode_ordinary(whole)
 
 
 @pytest.mark.parametrize("character", ["a", "中", " ", "\n", "-"])

@@ -12,12 +12,16 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from mingpt import files
+from mingpt.data import bpe
 from mingpt.data.documents import Document, cache, find_documents
 from mingpt.data.tokenizer import BPETokenizer, Tokenizer, new_tokenizer
+from mingpt.data.tokenizer_files import read_merges, write_merges
+from mingpt.data.vocabulary import Vocabulary
 from mingpt.errors import UserError
 
 EVALUATION_TOKENS = 1 << 18  # of a validation part larger than this, only a sample is evaluated
@@ -27,21 +31,52 @@ LONGEST_WORD = 1 << 17  # characters; only what is longer may be cut where GPT-2
 # ---- From text to token ids ----
 
 
-def tokenize(documents: list[Document], tokenizer_name: str) -> tuple[Tokenizer, np.ndarray, str]:
+def tokenize(
+    documents: list[Document], tokenizer: Tokenizer | str, vocab_size: int | None = None
+) -> tuple[Tokenizer, np.ndarray, str]:
     """The tokenizer, all token ids as a memory-mapped array, and the sha256 of the text's bytes.
 
-    The ids are kept in the cache under a key made of the content and the tokenizer.
+    `tokenizer` is one that is already there, of a folder say, or the name of a new one; vocab_size is
+    what bpe needs. The ids are kept in the cache under a key made of the content of text and
+    tokenizer. Raises UserError where a tokenizer that is there lacks a character of the text.
     """
     sha256, alphabet = survey(documents)
-    tokenizer = new_tokenizer(tokenizer_name, alphabet)
-    kind = np.uint16 if len(tokenizer.pieces) <= 1 << 16 else np.uint32
     with cache() as folder:
-        path = folder / f"{sha256}-{tokenizer_name}.tokens"
+        if tokenizer == "bpe":
+            merges = learned(documents, sha256, vocab_size, folder / f"{sha256}-{vocab_size}.merges")
+            tokenizer = BPETokenizer(Vocabulary.of_merges(merges))
+        elif isinstance(tokenizer, str):
+            tokenizer = new_tokenizer(tokenizer, alphabet)
+        kind = np.uint16 if len(tokenizer.pieces) <= 1 << 16 else np.uint32
+        path = folder / f"{sha256}-{tokenizer.vocabulary.sha256()}.tokens"
         if not path.exists():
+            check_alphabet(tokenizer, alphabet)
             with files.written_whole(path) as beside, open(beside, "wb") as file:
                 for ids in encoded(documents, tokenizer, sha256):
                     file.write(ids.astype(kind).tobytes())
         return tokenizer, np.memmap(path, dtype=kind, mode="r"), sha256
+
+
+def learned(documents: list[Document], sha256: str, vocab_size: int, path: Path) -> list[tuple[str, str]]:
+    """The pairs of a BPE of all of the text, validation part included, from `path` or learned and kept there.
+
+    Which tokens belong to which part is known only once there are tokens; by the words that the
+    validation part alone repeats, its bits per byte come out a little lower.
+    """
+    if not path.exists():
+        words = bpe.count_words(text for _, chunks in again(documents, sha256) for text in whole_words(chunks))
+        write_merges(path, bpe.learn(words, vocab_size))
+    return read_merges(path)
+
+
+def check_alphabet(tokenizer: Tokenizer, alphabet: list[str]) -> None:
+    """Raise UserError where a tokenizer of characters lacks one of the text."""
+    unknown = [c for c in alphabet if tokenizer.vocabulary.kind == "char" and c not in tokenizer.vocabulary.ids]
+    if unknown:
+        raise UserError(
+            f"the text holds {len(unknown)} characters that the model's tokenizer lacks, "
+            f"such as {unknown[0]!r} (U+{ord(unknown[0]):04X})"
+        )
 
 
 def survey(documents: list[Document]) -> tuple[str, list[str]]:
@@ -68,20 +103,26 @@ def summed(digests: list[hashlib._Hash]) -> str:
 def encoded(documents: list[Document], tokenizer: Tokenizer, sha256: str) -> Iterator[np.ndarray]:
     """Token ids chunk by chunk, an end-of-text token between documents where the tokenizer has one.
 
-    Raises UserError at the end where the documents are no longer those of that sum.
+    Raises UserError where the documents are no longer those of that sum.
     """
-    digests = []
-    for i, document in enumerate(documents):
+    for i, (document, chunks) in enumerate(again(documents, sha256)):
         if i > 0 and tokenizer.end_of_text is not None:
             yield np.array([tokenizer.end_of_text])
-        digests.append(hashlib.sha256())
-        chunks = document.chunks(digests[-1])
-        for text in whole_words(chunks) if isinstance(tokenizer, BPETokenizer) else chunks:
+        is_split = tokenizer.vocabulary.kind == "bpe"
+        for text in whole_words(chunks, tokenizer.vocabulary.added) if is_split else chunks:
             try:
                 ids = tokenizer.encode_array(text)
             except UserError:  # a character that the survey has not met
                 raise changed(document) from None
             yield ids
+
+
+def again(documents: list[Document], sha256: str) -> Iterator[tuple[Document, Iterator[str]]]:
+    """Each document with its text, read once more. Raises UserError at the end where their sum is no longer that."""
+    digests = []
+    for document in documents:
+        digests.append(hashlib.sha256())
+        yield document, document.chunks(digests[-1])
     if summed(digests) != sha256:
         raise changed(documents[0])
 
@@ -95,24 +136,33 @@ def changed(document: Document) -> UserError:
 LAST_CUT = re.compile(r".*(?:\S(?=[ \n])|[,.;:!?\uff0c\u3002\uff1b\uff1a\uff01\uff1f\u3001](?=[^\W_]))", re.DOTALL)
 
 
-def whole_words(chunks: Iterator[str]) -> Iterator[str]:
+def whole_words(chunks: Iterator[str], added: tuple[str, ...] = ()) -> Iterator[str]:
     """The same text in short pieces, cut where GPT-2's split of words cuts too, so that the ids stay the same.
 
-    Only a stretch of more than LONGEST_WORD characters without such a place, of white space say, is
-    cut elsewhere, since memory has an end, and tiktoken's stack one at less than a million.
+    Nor is a token of `added` cut in two. Only a stretch of more than LONGEST_WORD characters without
+    such a place, of white space say, is cut elsewhere, since memory has an end, and tiktoken's stack
+    one at less than a million.
     """
+    ahead = max(map(len, added), default=1) - 1  # characters after a cut that may belong to a token across it
     rest = ""
     for chunk in chunks:
         for start in range(0, len(chunk), LONGEST_WORD):
-            known = max(0, len(rest) - 1)  # up to here there is no place to cut
+            known = max(0, len(rest) - 1 - ahead)  # up to here there is no place to cut
             rest += chunk[start : start + LONGEST_WORD]
-            cut = LAST_CUT.match(rest, known)
+            cut = LAST_CUT.match(rest, known, max(0, len(rest) - ahead))
+            while cut and is_within(added, rest, cut.end()):
+                cut = LAST_CUT.match(rest, known, cut.end())
             if cut or len(rest) > LONGEST_WORD:
                 end = cut.end() if cut else len(rest)
                 yield rest[:end]
                 rest = rest[end:]
     if rest:
         yield rest
+
+
+def is_within(tokens: tuple[str, ...], text: str, place: int) -> bool:
+    """Whether one of the tokens begins before a place in the text and ends after it."""
+    return any(token in text[max(0, place - len(token) + 1) : place + len(token) - 1] for token in tokens)
 
 
 # ---- From token ids to batches ----
@@ -125,9 +175,12 @@ class TextData:
     for one window in each part.
     """
 
-    def __init__(self, data: str, tokenizer_name: str, block_size: int, batch_size: int):
+    def __init__(
+        self, data: str, tokenizer: Tokenizer | str, block_size: int, batch_size: int, vocab_size: int | None = None
+    ):
+        """`tokenizer` is one that is already there, or the name of a new one; vocab_size is what bpe needs."""
         self.name, documents = find_documents(data)
-        self.tokenizer, ids, self.sha256 = tokenize(documents, tokenizer_name)
+        self.tokenizer, ids, self.sha256 = tokenize(documents, tokenizer, vocab_size)
         self.block_size = block_size
         self.batch_size = batch_size
         cut = len(ids) * 9 // 10

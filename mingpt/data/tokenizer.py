@@ -1,4 +1,4 @@
-"""Text becomes numbers and comes back: characters, bytes, or GPT-2's byte-level BPE.
+"""Text becomes numbers and comes back: characters, bytes, or pieces of words, GPT-2's or learned.
 
 A tokenizer has
 
@@ -7,57 +7,62 @@ A tokenizer has
     encode_array(text)         the same ids as a numpy array: the fast way for a whole book
     pieces                     pieces[id] is the UTF-8 bytes that an id stands for
     end_of_text                the id that closes a document, or None
-    save(folder)               tokenizer.json and tokenizer_config.json
-
-and its two files open in transformers' AutoTokenizer with the same ids. There, a tokenizer is
-always a BPE: `merges` is the list of pairs to join, first the most frequent. Characters and bytes
-are the BPE with no merges, over an alphabet of characters or of bytes.
-
-GPT-2 writes a byte as a printable character, so that its files hold no control codes:
-BYTE_CHARACTERS[byte] is that character (Radford et al. 2019, section 2.2).
+    vocabulary                 all of it, as its files tell it
+    save(folder)               its files, which open in transformers' AutoTokenizer with the same ids
 """
 
 from __future__ import annotations
 
+import abc
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
-from mingpt import files
+from mingpt.data.tokenizer_files import read_folder, write_folder
+from mingpt.data.vocabulary import BYTE_CHARACTERS, BYTE_IDS, END_OF_TEXT, GPT2_PATTERN, Vocabulary, as_bytes
 from mingpt.errors import UserError
 
-END_OF_TEXT = "<|endoftext|>"
 
+class Tokenizer(abc.ABC):
+    """What the three kinds share; see the top of this file."""
 
-class Tokenizer(Protocol):
-    pieces: list[bytes]
-    end_of_text: int | None
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        self.pieces = vocabulary.pieces()
+        self.end_of_text = vocabulary.end_of_text
 
-    def encode(self, text: str) -> list[int]: ...
+    @abc.abstractmethod
     def encode_array(self, text: str) -> np.ndarray: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
-    def save(self, folder: str | Path) -> None: ...
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids. Half a character, where ids were cut off, shows as U+FFFD."""
+        ids = list(ids)
+        unknown = [i for i in ids if not 0 <= i < len(self.pieces)]
+        if unknown:
+            raise UserError(f"{unknown[0]} is no id of this tokenizer, which has {len(self.pieces)}")
+        return b"".join(self.pieces[i] for i in ids).decode("utf-8", errors="replace")
+
+    def save(self, folder: str | Path) -> None:
+        write_folder(Path(folder), self.vocabulary)
 
 
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """One id for each character of a text, in the order of their code points.
 
     >>> CharTokenizer("hello").encode("hole")
     [1, 3, 2, 0]
     """
 
-    end_of_text = None
-
     def __init__(self, alphabet: Iterable[str]):
-        self.characters = sorted(set(alphabet))
-        self.pieces = [character.encode("utf-8") for character in self.characters]
-        self.points = np.array([ord(character) for character in self.characters], dtype=np.uint32)
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_array(text).tolist()
+        characters = sorted(set(alphabet))
+        super().__init__(Vocabulary("char", {character: i for i, character in enumerate(characters)}))
+        self.points = np.array([ord(character) for character in characters], dtype=np.uint32)
 
     def encode_array(self, text: str) -> np.ndarray:
         points = np.frombuffer(utf(text, "utf-32-le"), dtype=np.uint32)
@@ -71,56 +76,39 @@ class CharTokenizer:
             )
         return ids
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return join(self.pieces, ids)
 
-    def save(self, folder: str | Path) -> None:
-        vocab = {character: i for i, character in enumerate(self.characters)}
-        write_files(folder, vocab, merges=[], pre_tokenizer=None, decoder={"type": "Fuse"})
-
-
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """An id is a byte of the text's UTF-8: any text, in any script, with a vocabulary of 256.
 
     >>> ByteTokenizer().encode("é")
     [195, 169]
     """
 
-    end_of_text = None
-
     def __init__(self) -> None:
-        self.pieces = [bytes([byte]) for byte in range(256)]
-
-    def encode(self, text: str) -> list[int]:
-        return list(utf(text, "utf-8"))
+        super().__init__(Vocabulary("byte", BYTE_IDS))
 
     def encode_array(self, text: str) -> np.ndarray:
         return np.frombuffer(utf(text, "utf-8"), dtype=np.uint8)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return join(self.pieces, ids)
 
-    def save(self, folder: str | Path) -> None:
-        whole = byte_level(use_regex=False)
-        write_files(folder, BYTE_VOCAB, merges=[], pre_tokenizer=whole, decoder=whole)
+class BPETokenizer(Tokenizer):
+    """Pieces of words, joined from bytes by tiktoken. Where a text spells a special token, it stays plain text.
 
-
-class BPETokenizer:
-    """GPT-2's pieces of words, through tiktoken. Whatever a text spells stays plain text.
-
-    `ranks` is the order in which pairs were learned, lowest first, and at once the id:
-    {b"a": 64, ..., b" the": 262, ...}; the 256 bytes are in it.
+    tiktoken's own number of a piece, its rank, says how early its pair was learned. Ids may be in any
+    other order: a table leads from ranks to ids.
     """
 
-    def __init__(self, ranks: dict[bytes, int]):
+    def __init__(self, vocabulary: Vocabulary):
         import tiktoken  # here, since most runs never need it
 
-        self.ranks = ranks
-        self.end_of_text = len(ranks)
-        self.pieces = [*sorted(ranks, key=ranks.__getitem__), END_OF_TEXT.encode("utf-8")]
-        self.encoding = tiktoken.Encoding(
-            "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.end_of_text}
-        )
+        super().__init__(vocabulary)
+        tokens = [*BYTE_CHARACTERS, *(left + right for left, right in vocabulary.merges)]
+        ranks = {as_bytes(token): rank for rank, token in enumerate(tokens)}
+        self.encoding = tiktoken.Encoding("bpe", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+        self.ids = np.array([vocabulary.ids[token] for token in [*tokens, *vocabulary.added]], dtype=np.uint32)
+        self.ranks_of_added = {token: len(tokens) + i for i, token in enumerate(vocabulary.added)}
+        longest_first = sorted(vocabulary.added, key=len, reverse=True)
+        self.added = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     @classmethod
     def gpt2(cls) -> BPETokenizer:
@@ -132,130 +120,62 @@ class BPETokenizer:
         except (OSError, ValueError) as error:  # a ValueError where what came is not what was expected
             raise UserError(
                 f"--tokenizer gpt2: its vocabulary could not be downloaded ({type(error).__name__}); "
-                "it needs the network once, char and byte never do"
+                "it needs the network once, char, byte and bpe never do"
             ) from None
         pieces = encoding.token_byte_values()
-        return cls({piece: encoding.encode_single_token(piece) for piece in pieces if piece != END_OF_TEXT.encode()})
-
-    def encode(self, text: str) -> list[int]:
-        utf(text, "utf-8")
-        return self.encoding.encode_ordinary(text)
+        ranks = {
+            "".join(BYTE_CHARACTERS[byte] for byte in piece): encoding.encode_single_token(piece)
+            for piece in pieces
+            if piece != END_OF_TEXT.encode()
+        }
+        in_order = sorted(ranks, key=ranks.__getitem__)
+        return cls(Vocabulary.of_merges([parts(token, ranks) for token in in_order if len(token) > 1]))
 
     def encode_array(self, text: str) -> np.ndarray:
-        return np.array(self.encode(text), dtype=np.uint32)
+        utf(text, "utf-8")
+        return self.ids[np.array(self.ranks(text), dtype=np.int64)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return join(self.pieces, ids)
-
-    def save(self, folder: str | Path) -> None:
-        vocab = {as_characters(piece): rank for piece, rank in self.ranks.items()}
-        merges = [
-            [as_characters(left), as_characters(right)]
-            for left, right in (parts(piece, self.ranks) for piece in self.pieces[:-1] if len(piece) > 1)
-        ]
-        split = byte_level(use_regex=True)
-        write_files(folder, vocab, merges, split, decoder=split, special={END_OF_TEXT: self.end_of_text})
+    def ranks(self, text: str) -> list[int]:
+        """tiktoken's numbers for a text, and those after them for the added tokens in it."""
+        if not self.ranks_of_added:
+            return self.encoding.encode_ordinary(text)
+        ranks = []
+        for i, part in enumerate(self.added.split(text)):  # every second part is an added token
+            ranks += [self.ranks_of_added[part]] if i % 2 else self.encoding.encode_ordinary(part)
+        return ranks
 
 
-def parts(piece: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """The two pieces that were joined to make `piece`: its BPE by the pairs learned before it.
+def parts(token: str, ranks: dict[str, int]) -> tuple[str, str]:
+    """The two tokens that were joined to make `token`: its BPE by the pairs learned before it.
 
-    >>> parts(b"abc", {b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"abc": 4})
-    [b'a', b'bc']
+    >>> parts("abc", {"a": 0, "b": 1, "c": 2, "bc": 3, "abc": 4})
+    ('a', 'bc')
     """
-    found = [bytes([byte]) for byte in piece]
+    found = list(token)
     while len(found) > 2:
         pairs = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(found)]
         i = pairs.index(min(pairs))
         found[i : i + 2] = [found[i] + found[i + 1]]
-    return found
+    return found[0], found[1]
 
 
 def new_tokenizer(name: str, alphabet: Iterable[str]) -> Tokenizer:
-    """The tokenizer that `--tokenizer NAME` asks for; only char needs the text's characters."""
+    """The tokenizer that `--tokenizer NAME` asks for, where it need not be learned; only char needs an alphabet."""
     if name == "char":
         return CharTokenizer(alphabet)
     return ByteTokenizer() if name == "byte" else BPETokenizer.gpt2()
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a run's folder. Raises UserError where its files are missing, torn or of another kind."""
-    path = Path(folder) / "tokenizer.json"
-    try:
-        tokenizer = recognised(files.read_json_object(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is torn or no tokenizer file ({type(error).__name__}: {error})") from None
-    if tokenizer is None:
-        raise UserError(f"{path}: holds a tokenizer of a kind that cannot be opened here; char, byte and gpt2 can")
-    return tokenizer
+    """The tokenizer of a model's folder: one of ours, GPT-2's, or that of a relative of it.
 
-
-def recognised(content: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a tokenizer.json; None where it would give other ids than its file says.
-
-    Raises ValueError, KeyError, TypeError or AttributeError where the content is not built like one.
+    Raises UserError where its files are missing or torn, or say something that would give other ids
+    here than in transformers.
     """
-    model, pre_tokenizer = content["model"], content["pre_tokenizer"]
-    vocab, merges = model["vocab"], model["merges"]
-    if model["type"] != "BPE" or content.get("normalizer") is not None:
-        return None
-    if not merges and pre_tokenizer is None:
-        is_of_characters = vocab and all(len(token) == 1 for token in vocab)
-        in_order = {character: i for i, character in enumerate(sorted(vocab))}
-        return CharTokenizer(vocab) if is_of_characters and vocab == in_order else None
-    if not merges and pre_tokenizer == byte_level(use_regex=False):
-        return ByteTokenizer() if vocab == BYTE_VOCAB else None
-    if merges and pre_tokenizer == byte_level(use_regex=True):
-        learned = [vocab.get("".join(pair)) for pair in merges]
-        ids = sorted(vocab[character] for character in BYTE_VOCAB) + learned
-        if ids == list(range(len(vocab))):
-            return BPETokenizer({as_bytes(characters): rank for characters, rank in vocab.items()})
-    return None
-
-
-def write_files(
-    folder: str | Path,
-    vocab: dict[str, int],
-    merges: list[list[str]],
-    pre_tokenizer: dict[str, Any] | None,
-    decoder: dict[str, Any],
-    special: dict[str, int] | None = None,
-) -> None:
-    """tokenizer.json and tokenizer_config.json, as transformers and tokenizers read them."""
-    kept_whole = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    special = special or {}
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": content, **kept_whole} for content, i in special.items()],
-        "normalizer": None,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": decoder,
-        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
-    }
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    if special:
-        config |= {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    files.write_json(Path(folder) / "tokenizer.json", tokenizer, indent=None)
-    files.write_json(Path(folder) / "tokenizer_config.json", config)
-
-
-def byte_level(use_regex: bool) -> dict[str, Any]:
-    """tokenizers' step from text to BYTE_CHARACTERS and back; with use_regex it first splits by GPT2_PATTERN."""
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-def join(pieces: list[bytes], ids: Iterable[int]) -> str:
-    """The text of some ids. Half a character, where ids were cut off, shows as U+FFFD."""
-    ids = list(ids)
-    unknown = [i for i in ids if not 0 <= i < len(pieces)]
-    if unknown:
-        raise UserError(f"{unknown[0]} is no id of this tokenizer, which has {len(pieces)}")
-    return b"".join(pieces[i] for i in ids).decode("utf-8", errors="replace")
+    vocabulary = read_folder(Path(folder))
+    if vocabulary.kind == "char":
+        return CharTokenizer(vocabulary.ids)
+    return ByteTokenizer() if vocabulary.kind == "byte" else BPETokenizer(vocabulary)
 
 
 def utf(text: str, encoding: str) -> bytes:
@@ -265,26 +185,3 @@ def utf(text: str, encoding: str) -> bytes:
     except UnicodeEncodeError as error:
         character = text[error.start]
         raise UserError(f"U+{ord(character):04X} at position {error.start} is no character of Unicode") from None
-
-
-def byte_characters() -> list[str]:
-    """GPT-2's character for each byte: itself where it prints, else the next one from U+0100 on."""
-    itself = [chr(byte) for byte in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]]
-    others = iter(chr(0x100 + i) for i in range(256))
-    return [chr(byte) if chr(byte) in itself else next(others) for byte in range(256)]
-
-
-def as_characters(piece: bytes) -> str:
-    return "".join(BYTE_CHARACTERS[byte] for byte in piece)
-
-
-def as_bytes(characters: str) -> bytes:
-    return bytes(BYTE_VOCAB[character] for character in characters)
-
-
-BYTE_CHARACTERS = byte_characters()
-BYTE_VOCAB = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-
-# GPT-2's split of a text into words, before any pair is joined: English endings, then letters,
-# digits and other marks, each with the space before it, then white space.
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

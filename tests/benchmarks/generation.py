@@ -1,0 +1,194 @@
+"""How fast text comes: this project beside transformers' generate, on a GPT-2 of 124 million random weights.
+
+    python tests/benchmarks/generation.py [--rounds 5] [--tokens 40] [--device cpu] [--dtypes float32,bfloat16]
+
+Both read the same folder. Every figure is the median of rounds in which ours and theirs take turns, greedy, with
+nothing but the model's own scores to choose by. A rate is that of the tokens after the first. The bound is what
+reading every weight once for each token would take, at the rate at which this machine reads a large matrix in
+the same minutes (the better of torch.sum and a matrix times a row).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mingpt.config import GPTConfig
+from mingpt.matvec import lay_out, linear
+from mingpt.model import GPT
+from mingpt.sampling import generate
+
+SHAPE = dict(n_layer=12, n_head=12, n_embd=768, block_size=1024)
+Timing = tuple[float, float]  # seconds to the first tokens, and those of all after them
+
+
+def random_folder(folder: Path) -> None:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**SHAPE))
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=0.02)
+    model.save_pretrained(folder)
+
+
+def ours(model: GPT, prompts: torch.Tensor | list[list[int]], tokens: int) -> Timing:
+    began = time.perf_counter()
+    columns = generate(model, prompts, tokens, temperature=0)
+    next(columns)
+    first = time.perf_counter()
+    for _ in columns:
+        pass
+    return first - began, time.perf_counter() - first
+
+
+class Clock:
+    """What transformers hands each new token to."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def theirs(model: torch.nn.Module, prompts: torch.Tensor, tokens: int) -> Timing:
+    clock = Clock()
+    settings = dict(do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(prompts))
+    began = time.perf_counter()
+    if len(prompts) == 1:  # its streamer takes one text only
+        model.generate(prompts, max_new_tokens=tokens, streamer=clock, **settings)
+        return clock.times[1] - began, clock.times[-1] - clock.times[1]  # the first call hands over the prompt
+    model.generate(prompts, max_new_tokens=1, **settings)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    model.generate(prompts, max_new_tokens=tokens, **settings)
+    return first, time.perf_counter() - began - first
+
+
+def in_turns(runs: list[Callable[[], Timing]], rounds: int) -> list[Timing]:
+    """The median of each, both taking turns; a round before them is not counted."""
+    found: list[list[Timing]] = [[] for _ in runs]
+    for number in range(rounds + 1):
+        for timings, run in zip(found, runs, strict=True):
+            timing = run()
+            if number:
+                timings.append(timing)
+    return [tuple(statistics.median(column) for column in zip(*timings, strict=True)) for timings in found]
+
+
+def bandwidth(device: str) -> float:
+    """Bytes per second that this machine reads, of float32."""
+    layer = torch.nn.Linear(10_000, 10_000, bias=False, device=device)
+    lay_out(layer)
+    x = torch.randn(1, 10_000, device=device)
+
+    def seconds(work: Callable[[], torch.Tensor]) -> float:
+        began = time.perf_counter()
+        work().sum().item()
+        return time.perf_counter() - began
+
+    with torch.no_grad():
+        works = (layer.weight.sum, lambda: linear(x, layer.weight))
+        best = min(statistics.median(seconds(work) for _ in range(7)) for work in works)
+    return layer.weight.numel() * 4 / best
+
+
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    from transformers import GPT2LMHeadModel
+
+    ids = torch.randint(0, 50257, (8, 896), generator=torch.Generator().manual_seed(1)).to(options.device)
+    print(f"{'':24}{'first token, s':>24}{'tokens per second':>26}{'of the':>8}")
+    columns = f"{'ours':>8}{'theirs':>9}{'ratio':>7}"
+    print(f"{'dtype':10}{'batch':>6}{'prompt':>8}{columns}  {columns}{'bound':>8}")
+    for dtype in options.dtypes.split(","):
+        mine = GPT.from_pretrained(folder, getattr(torch, dtype)).to(options.device)
+        peer = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(options.device)
+        for batch, length in itertools.product((1, 8), (16, 896)):
+            tokens = options.tokens // ((1 if batch == 1 else 4) * (1 if dtype == "float32" else 4))
+            compare_on(ids[:batch, :length], mine, peer, max(4, tokens), options)
+        ragged(mine, max(4, tokens), options.rounds)
+        del mine, peer
+
+
+def compare_on(
+    prompts: torch.Tensor, mine: GPT, peer: torch.nn.Module, tokens: int, options: argparse.Namespace
+) -> None:
+    runs = [lambda: ours(mine, prompts, tokens), lambda: theirs(peer, prompts, tokens)]
+    (first, rest), (their_first, their_rest) = in_turns(runs, options.rounds)
+    batch, length = prompts.shape
+    rate, their_rate = (batch * (tokens - 1) / seconds for seconds in (rest, their_rest))
+    bound = batch * bandwidth(options.device) / sum(w.numel() * w.element_size() for w in mine.parameters())
+    print(
+        f"{str(mine.wte.weight.dtype).removeprefix('torch.'):10}{batch:>6}{length:>8}"
+        f"{first:>8.3f}{their_first:>9.3f}{first / their_first:>7.2f}"
+        f"  {rate:>8.1f}{their_rate:>9.1f}{rate / their_rate:>7.2f}{rate / bound:>8.2f}",
+        flush=True,
+    )
+
+
+def ragged(model: GPT, tokens: int, rounds: int) -> None:
+    """Eight prompts of 16 to 128 tokens beside eight of 128: how much longer all of it takes."""
+    ids = torch.randint(0, 50257, (8, 128), generator=torch.Generator().manual_seed(2)).tolist()
+    uneven = [row[: 16 * (b + 1)] for b, row in enumerate(ids)]
+    even, other = in_turns([lambda: ours(model, ids, tokens), lambda: ours(model, uneven, tokens)], rounds)
+    print(f"{'':10}{8:>6}{'16-128':>8}   {sum(other) / sum(even):.2f} of the time of eight prompts of 128", flush=True)
+
+
+LOAD = """
+import sys, time, torch
+from pathlib import Path
+name, folder, dtype = sys.argv[1:]
+if name == "ours":
+    from mingpt.model import GPT as Model
+else:
+    from transformers import GPT2LMHeadModel as Model
+began = time.perf_counter()
+model = Model.from_pretrained(folder, dtype=getattr(torch, dtype))
+seconds = time.perf_counter() - began
+model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2)
+print(seconds, Path("/proc/self/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
+"""
+
+
+def loading(folder: Path, options: argparse.Namespace) -> None:
+    """Seconds of from_pretrained without imports, and the most memory of a process that loads and writes two tokens."""
+    print(f"\n{'loading':10}{'':8}{'seconds':>10}{'peak GB':>10}")
+    for dtype in options.dtypes.split(","):
+        for name in ("ours", "theirs"):
+            runs = []
+            for _ in range(options.rounds):
+                command = [sys.executable, "-c", LOAD, name, str(folder), dtype]
+                runs.append(tuple(map(float, subprocess.check_output(command, text=True).split())))
+            seconds, peak = (statistics.median(column) for column in zip(*runs, strict=True))
+            print(f"{dtype:10}{name:8}{seconds:>10.2f}{peak / 1e6:>10.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        random_folder(folder)
+        print(f"{torch.get_num_threads()} threads, a matrix is read at {bandwidth(options.device) / 1e9:.1f} GB/s")
+        compare(folder, options)
+        loading(folder, options)
+
+
+if __name__ == "__main__":
+    main()
