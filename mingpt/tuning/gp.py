@@ -67,8 +67,8 @@ def covariance(d: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """k for distances d (D, ...): an array of the shape behind D."""
     ell, s2, _, c = unpack(theta)
     k = np.full(d.shape[1:], s2)
-    for its, l in zip(d, ell, strict=True):  # one after the other, since all at once leave the processor's cache
-        k *= (1 + c * matern(its / l)) / (1 + c)
+    for its, length in zip(d, ell, strict=True):  # one after the other, since all at once leave the processor's cache
+        k *= (1 + c * matern(its / length)) / (1 + c)
     return k
 
 
