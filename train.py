@@ -14,13 +14,13 @@ from mingpt import cli
 from mingpt.config import TrainConfig, resolve
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and a mistyped flag need not wait for it
-    from mingpt.data.tokenizer import Tokenizer
     from mingpt.run import Run
     from mingpt.tasks import Task
     from mingpt.trainer import Diverged, State
 
-DESCRIPTION = "Train a GPT on text. With no flag: on the manual inside Python, in about two minutes."
-SAMPLE_TOKENS = 300
+DESCRIPTION = (
+    "Train a GPT on text, dialogues or labelled rows. With no flag: on the manual inside Python, in about two minutes."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +49,7 @@ def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
     from mingpt.trainer import Diverged, train
 
     if state.progress.is_finished(config):
-        print(f"{run.folder} is finished: {describe_best(state)}")
+        print(f"{run.folder} is finished: {describe_best(state, task)}")
         print(f"picture       {run.draw(state.metrics)}")  # again, since it may have been killed before
         print(f"to train on   {resume_command(run)} --max_iters {2 * config.max_iters}")
         return 0
@@ -59,7 +59,7 @@ def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
         contextlib.closing(train(config, task, run, state, lambda: ctrl_c.is_pressed)) as rows,
     ):
         try:
-            print_rows(rows)
+            print_rows(rows, task.metric)
         except Diverged as error:
             return explain(error, config, run)
     picture = run.draw(state.metrics)
@@ -74,16 +74,17 @@ def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
 def begin(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, State]:
     """A new run in a new folder."""
     from mingpt.device import on_this_machine
-    from mingpt.finetune import starting_weights, with_model, with_updates
+    from mingpt.finetune import starting_weights, with_defaults, with_updates
     from mingpt.run import Run
-    from mingpt.tasks import TextTask
+    from mingpt.tasks import new_task
     from mingpt.trainer import State
 
-    asked = with_model(asked, given)
+    asked = with_defaults(asked, given)
     config = on_this_machine(resolve(asked))
-    task = TextTask(config)
+    task = new_task(config)
     config = on_this_machine(resolve(with_updates(asked, task)))
-    state = State(config, task.model_config(), starting_weights(config))  # first of all: it may not fit in memory
+    shape = task.model_config()
+    state = State(config, shape, starting_weights(config, shape))  # before there is a folder: it may not fit in memory
     run = Run.create(config.out_dir, task.name)
     run.save_settings(config, task)
     return config, task, run, state
@@ -94,13 +95,14 @@ def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, 
     from mingpt.device import on_this_machine
     from mingpt.finetune import starting_weights
     from mingpt.run import Run, settings_to_go_on
-    from mingpt.tasks import TextTask
+    from mingpt.tasks import new_task
     from mingpt.trainer import State
 
     run, recorded, sums = Run.open(asked.out_dir)
     config = on_this_machine(settings_to_go_on(asked, given, recorded))
-    task = TextTask(config, origin=run.folder)
-    state = State(config, task.model_config(), None if run.has_state() else starting_weights(config))
+    task = new_task(config, origin=run.folder)
+    shape = task.model_config()
+    state = State(config, shape, None if run.has_state() else starting_weights(config, shape))
     if run.restore(config, task, state, sums):
         print(f"resuming {run.folder} after update {state.progress.step:,}")
     else:
@@ -115,7 +117,7 @@ def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> Non
     learning = sum(w.numel() for w in state.model.parameters() if w.requires_grad)
     parts = config.gradient_accumulation
     lines = {
-        "text": task.description(),
+        "text" if config.task == "text" else "data": task.description(),
         "model": f"n_layer {config.n_layer}, n_head {config.n_head}, n_embd {config.n_embd}, "
         f"block_size {state.model.config.block_size}: {parameters / 1e6:.2f} million parameters"
         + (f", of which {learning / 1e6:.2f} million learn" if learning < parameters else ""),
@@ -132,12 +134,13 @@ def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> Non
         print(f"{name:<14}{line}")
 
 
-def print_rows(rows: Iterable[dict[str, float]]) -> None:
+def print_rows(rows: Iterable[dict[str, float]], metric: str) -> None:
     """One aligned line per evaluation, above the progress bar where there is one."""
-    print(f"\n{'step':>8}{'train':>9}{'val':>9}{'bits/byte':>11}{'lr':>10}{'tokens/s':>11}{'seconds':>9}", flush=True)
+    head = {"bits_per_byte": "bits/byte"}.get(metric, metric)
+    print(f"\n{'step':>8}{'train':>9}{'val':>9}{head:>11}{'lr':>10}{'tokens/s':>11}{'seconds':>9}", flush=True)
     for row in rows:
         tqdm.write(
-            f"{row['step']:>8,}{row['train_loss']:>9.4f}{row['val_loss']:>9.4f}{row['bits_per_byte']:>11.4f}"
+            f"{row['step']:>8,}{row['train_loss']:>9.4f}{row['val_loss']:>9.4f}{row[metric]:>11.4f}"
             f"{row['learning_rate']:>10.2e}{row['tokens_per_second']:>11,}{row['seconds']:>9.1f}"
         )
         sys.stdout.flush()
@@ -145,35 +148,23 @@ def print_rows(rows: Iterable[dict[str, float]]) -> None:
 
 def print_ending(config: TrainConfig, task: Task, run: Run, state: State, picture: str) -> None:
     from mingpt.model import GPT
-    from mingpt.streaming import continuation
 
     best = GPT.from_pretrained(run.folder).to(config.device)
-    prompt = opening(task.tokenizer)
-    sample = continuation(best, task.tokenizer, prompt, SAMPLE_TOKENS, seed=config.seed, temperature=0.8)
-    print("\na sample of its writing\n")
-    print("".join(f"    {line}\n" for line in (prompt + "".join(sample)).strip().splitlines()))
+    *shown, command = task.ending(best, run.folder)
+    print("", *shown, "", sep="\n")
     if state.progress.step < config.max_iters:
         print(f"stopped early: {config.patience} evaluations without a better loss")
-    print(f"best          {describe_best(state)}")
+    print(f"best          {describe_best(state, task)}")
     print(f"picture       {picture}")
-    option = f' --prompt "{prompt}"' if prompt else ""
-    print(f"write more    python -m mingpt.generate {shlex.quote(str(run.folder))}{option}")
+    print(command)
 
 
-def opening(tokenizer: Tokenizer) -> str:
-    """An English word to begin a sample with; nothing where the text has not its letters."""
-    try:
-        tokenizer.encode("The ")
-    except ValueError:
-        return ""
-    return "The "
-
-
-def describe_best(state: State) -> str:
+def describe_best(state: State, task: Task) -> str:
     best = next(row for row in state.metrics if row["step"] == state.progress.best_step)
+    measure = f"{best[task.metric]:.4f} {task.metric.replace('_', ' ')}"
     return (
-        f"validation loss {best['val_loss']:.4f} ({best['bits_per_byte']:.4f} bits per byte) "
-        f"at update {best['step']:,}, {state.progress.seconds:.0f} s in all"
+        f"validation loss {best['val_loss']:.4f} ({measure}) at update {best['step']:,}, "
+        f"{state.progress.seconds:.0f} s in all"
     )
 
 

@@ -36,11 +36,11 @@ def main(argv: list[str]) -> int:
     folder, asked, given = opened(typed, given)
     if asked.threads is None:  # each worker its share
         asked = dataclasses.replace(asked, threads=max(1, min(available_cores(), 8) // asked.workers))
-    from mingpt.finetune import with_model
-    from mingpt.objective import VALUE, Objective, defaults_in, space_of
+    from mingpt.finetune import with_defaults
+    from mingpt.objective import Objective, defaults_in, space_of, value_name
     from mingpt.tuning import Study
 
-    asked = with_model(asked, given)
+    asked = with_defaults(asked, given)
     space = space_of(asked.search, asked, given)
     refuse_typed_twice(space, given)
     objective = Objective.over(space, shared_settings(asked), folder)
@@ -51,9 +51,9 @@ def main(argv: list[str]) -> int:
     study = Study(space, asked.strategy, asked.seed, asked.stopping, folder, first)
     print_header(asked, study, objective, task, limit)
     with cli.CtrlC("finishing this step and saving what is running") as ctrl_c:
-        search(study, objective, asked, limit, VALUE, lambda: ctrl_c.is_pressed)
+        search(study, objective, asked, limit, value_name(task), lambda: ctrl_c.is_pressed)
         confirmed = confirm(study, objective, asked, lambda: ctrl_c.is_pressed)
-    print_ending(study, asked, given, confirmed, VALUE)
+    print_ending(study, asked, given, confirmed, value_name(task))
     if ctrl_c.is_pressed or any(trial.state == "running" for trial in study.trials):
         print(f"to go on      python tune.py --study {shlex.quote(str(folder))}")
     return cli.CANCELLED if ctrl_c.is_pressed else 0
@@ -138,12 +138,14 @@ def trial_limit(asked: TuneConfig, space: Space, first: dict[str, Any]) -> int:
 
 
 def print_header(asked: TuneConfig, study: Study, objective: Objective, task: Task, limit: int) -> None:
+    from mingpt.objective import value_name
     from mingpt.tuning.report import described
 
     space = [f"{name} {described(p)}" for name, p in study.space.parameters.items()]
     updates = f"{asked.max_iters:,} updates" if objective.tokens is None else f"{objective.tokens:,} tokens"
     lines = {
-        "text": task.description(),
+        "text" if asked.task == "text" else "data": task.description(),
+        "value": f"{value_name(task)}, the lower the better",
         "search": f"{limit} trials by {asked.strategy}, the first with the defaults; early stopping: {asked.stopping}",
         "space": f"\n{'':<14}".join(space),
         "training": f"{updates} in each trial",

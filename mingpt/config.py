@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mingpt.errors import UserError
 from mingpt.settings import Settings, setting
@@ -38,6 +38,15 @@ FINE_TUNING_RATE = 12.8
 LORA_RATE = 10  # times that of fine-tuning all weights
 EPOCHS = 3  # passes over the training part
 SCRATCH_ITERS = 3500
+
+# What fits each task from scratch on a small set of data, for the flags that are not given; `epochs` are passes over
+# the training part where max_iters is not given.
+TASKS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "chat": dict(block_size=256, batch_size=8, dropout=0.1, patience=5, epochs=20),
+    "classify": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
+    "regress": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
+}
 
 SEARCH, ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
     "search",
@@ -91,6 +100,9 @@ class GPTConfig(Architecture):
         1e-5, group=ARCHITECTURE, within="(0, inf)", help="added to the variance by which LayerNorm divides"
     )
 
+    num_labels: int = setting(
+        0, group=ARCHITECTURE, within="[0, inf)", help="scores of a text that the model gives; 0: it only writes"
+    )
     gelu_in_updates: str = setting(
         "none",
         group=ARCHITECTURE,
@@ -114,9 +126,31 @@ class Training(Architecture):
         metavar="PATH",
         help="pydoc (the manual inside Python), shakespeare (downloaded once), a UTF-8 text file, or a folder of them",
     )
-    tokenizer: str = setting(
-        "char",
+    task: str = setting(
+        "text",
         group=DATA,
+        choices=tuple(TASKS),
+        help="what is learned: to write on, to answer, to label, or to value",
+    )
+    loss: str | None = setting(
+        None,
+        group=DATA,
+        choices=("cross_entropy", "mse", "mae", "huber"),
+        follows="task: cross_entropy, or mse for regress",
+        help="what is made small",
+    )
+    label_smoothing: float = setting(
+        0.0, group=DATA, within="[0, 1)", help="share of the certainty that cross_entropy takes from the right answer"
+    )
+    class_weights: bool = setting(False, group=DATA, help="let rare classes count more, so that all count alike")
+    text_column: str = setting("text", group=DATA, help="the column of the text to label")
+    label_column: str | None = setting(
+        None, group=DATA, follows="the data: label, or in regress rating", help="the column of what is to be learned"
+    )
+    tokenizer: str | None = setting(
+        None,
+        group=DATA,
+        follows="task: char for text, else bpe",
         choices=("char", "byte", "gpt2", "bpe"),
         help="the characters of the text, the 256 bytes, GPT-2's 50,257 pieces of words, or such pieces learned",
     )
@@ -147,7 +181,7 @@ class Training(Architecture):
         None,
         group=TRAINING,
         within="[1, inf)",
-        follows=f"init_from: {SCRATCH_ITERS:,}, or {EPOCHS} passes over the text",
+        follows=f"task and init_from: {SCRATCH_ITERS:,}, or some passes over the data",
         help="updates in all",
     )
     eval_interval: int | None = setting(
@@ -225,10 +259,10 @@ class Training(Architecture):
     def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from super().misfits()
         whole = completed(self)
-        if self.vocab_size != Training.vocab_size and self.tokenizer != "bpe":
+        if self.vocab_size != Training.vocab_size and whole.tokenizer != "bpe":
             yield (
                 ("vocab_size", "tokenizer"),
-                f"--vocab_size {self.vocab_size}: needs --tokenizer bpe; {self.tokenizer} has a vocabulary of its own",
+                f"--vocab_size {self.vocab_size}: needs --tokenizer bpe; {whole.tokenizer} has a vocabulary of its own",
             )
         if self.lora_rank and self.init_from is None:
             yield (
@@ -328,18 +362,21 @@ def resolve(config: T) -> T:
 def completed(config: T) -> T:
     """The settings with every None decided; what is set stays.
 
-    How many updates fine-tuning takes is decided by the data; until then what follows max_iters is not right yet.
+    How many updates fine-tuning and the small tasks take, the data decide; until then what follows max_iters is not
+    right yet.
     """
     known = OPTIMIZERS[config.optimizer]
     rate, warmup, max_iters = known["learning_rate"], known["warmup"], config.max_iters
     if config.init_from is not None:
         rate *= FINE_TUNING_RATE / config.n_embd * (LORA_RATE if config.lora_rank else 1)
         rate, warmup = float(f"{rate:.2g}"), FINE_TUNING_WARMUP
-    elif max_iters is None:
+    elif max_iters is None and config.task == "text":
         max_iters = SCRATCH_ITERS
     learning_rate = rate if config.learning_rate is None else config.learning_rate
     decided = {
         "max_iters": max_iters,
+        "tokenizer": "char" if config.task == "text" else "bpe",
+        "loss": "mse" if config.task == "regress" else "cross_entropy",
         "learning_rate": learning_rate,
         "min_learning_rate": learning_rate / 10,
         "warmup_iters": round(warmup * (max_iters or 0)),

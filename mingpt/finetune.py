@@ -1,4 +1,4 @@
-"""Starting from a model that is already there: what its folder decides, and the defaults that fit fine-tuning."""
+"""What a run's task and the model that it starts from decide, where a flag was not given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from mingpt import gpt2, hub
-from mingpt.config import EPOCHS, FINE_TUNING, Training
+from mingpt.config import EPOCHS, FINE_TUNING, TASKS, GPTConfig, Training
 from mingpt.errors import UserError
 from mingpt.settings import shown
 
@@ -23,12 +23,15 @@ SHAPE = ("n_layer", "n_head", "n_embd")
 T = TypeVar("T", bound=Training)
 
 
-def with_model(asked: T, given: set[str]) -> T:
-    """The settings with init_from as a folder, its model's shape, and fine-tuning's defaults for what was not given.
+def with_defaults(asked: T, given: set[str]) -> T:
+    """The settings with the task's defaults for what was not given; and with init_from as a folder, its model's shape,
+    and the defaults of fine-tuning.
 
     block_size may be shorter than the model's: updates then see shorter windows, and the model keeps its
     positions. Raises UserError where there is no such model, or a flag asks for another shape.
     """
+    for_task = {name: value for name, value in TASKS[asked.task].items() if name not in {"epochs", *given}}
+    asked = dataclasses.replace(asked, **for_task)
     if asked.init_from is None:
         return asked
     try:
@@ -58,16 +61,30 @@ def with_model(asked: T, given: set[str]) -> T:
 
 
 def with_updates(asked: T, task: Task) -> T:
-    """The settings with as many updates as a few passes over the data take, where fine-tuning was not told."""
-    if asked.init_from is None or asked.max_iters is not None:
+    """The settings with as many updates as some passes over the data take, where no number was given."""
+    epochs = TASKS[asked.task].get("epochs") if asked.init_from is None else EPOCHS
+    if epochs is None or asked.max_iters is not None:
         return asked
-    return dataclasses.replace(asked, max_iters=EPOCHS * task.updates_in_epoch())
+    return dataclasses.replace(asked, max_iters=epochs * task.updates_in_epoch())
 
 
-def starting_weights(config: Training) -> dict[str, Tensor] | None:
-    """The tensors that fine-tuning starts from, to be changed; None where a model is trained from scratch."""
+def starting_weights(config: Training, model_config: GPTConfig) -> dict[str, Tensor] | None:
+    """The tensors that fine-tuning starts from, to be changed; None where a model is trained from scratch.
+
+    Tokens that the model has not met begin as the mean of those that it has, and scores at random.
+    """
     if config.init_from is None:
         return None
-    _, tensors = gpt2.read_folder(Path(config.init_from))
+    found, tensors = gpt2.read_folder(Path(config.init_from))
     # laid out as a fresh model's: another layout rounds otherwise, and a run that goes on has a fresh one's
-    return {name: tensors.pop(name).clone(memory_format=torch.contiguous_format) for name in list(tensors)}
+    tensors = {name: tensors.pop(name).clone(memory_format=torch.contiguous_format) for name in list(tensors)}
+    new = model_config.vocab_size - found.vocab_size
+    if new > 0:
+        wte = tensors["wte.weight"]
+        tensors["wte.weight"] = torch.cat([wte, wte.mean(dim=0, keepdim=True).expand(new, -1)])
+    if found.num_labels != model_config.num_labels:
+        tensors.pop(gpt2.SCORE, None)
+    if model_config.num_labels and gpt2.SCORE not in tensors:
+        chance = torch.Generator().manual_seed(config.seed)
+        tensors[gpt2.SCORE] = 0.02 * torch.randn(model_config.num_labels, model_config.n_embd, generator=chance)
+    return tensors

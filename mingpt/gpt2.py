@@ -50,33 +50,49 @@ TO_USE = dict(attention="fused", gelu_in_updates="tanh")
 
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
+SCORE = "score.weight"
+WRITER, SCORER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # constants that older folders keep among the weights
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
-def write_folder(folder: Path, config: GPTConfig, tensors: dict[str, Tensor], end_of_text: int | None = None) -> None:
-    """Write a model; each of the two files is whole or not there."""
+def write_folder(
+    folder: Path,
+    config: GPTConfig,
+    tensors: dict[str, Tensor],
+    end_of_text: int | None = None,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Write a model; each of the two files is whole or not there. `more` is what config.json says beside its shape."""
     folder.mkdir(parents=True, exist_ok=True)
-    there = {PREFIX + name: flipped(name, tensor).contiguous() for name, tensor in tensors.items()}
+    there = {
+        name if name == SCORE else PREFIX + name: flipped(name, tensor).contiguous() for name, tensor in tensors.items()
+    }
     with files.written_whole(folder / "model.safetensors") as beside:
         try:
             save_file(there, beside, metadata={"format": "pt"})
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from None
-    write_config(folder, config, end_of_text, tensors["wte.weight"].dtype)
+    write_config(folder, config, end_of_text, more, tensors["wte.weight"].dtype)
 
 
 def write_config(
-    folder: Path, config: GPTConfig, end_of_text: int | None = None, dtype: torch.dtype = torch.float32
+    folder: Path,
+    config: GPTConfig,
+    end_of_text: int | None = None,
+    more: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    settings: dict[str, Any] = {"architectures": ["GPT2LMHeadModel"], "n_inner": None}
+    settings: dict[str, Any] = {"architectures": [SCORER if config.num_labels else WRITER], "n_inner": None}
     settings |= {name: accepted[0] for name, accepted in FIXED.items()}
     for ours, theirs in NAMES.items():
         settings |= dict.fromkeys(theirs, getattr(config, ours))
     # A key left out would mean 50256, GPT-2's own.
     settings |= {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
     settings["dtype"] = str(dtype).removeprefix("torch.")
-    files.write_json(folder / "config.json", settings)
+    if config.num_labels:
+        settings["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_labels)}
+    files.write_json(folder / "config.json", settings | (more or {}))
 
 
 def read_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[GPTConfig, dict[str, Tensor]]:
@@ -126,13 +142,20 @@ def read_config(path: Path) -> GPTConfig:
     if problems:
         raise UserError(*problems)
     try:
-        config = GPTConfig(**ours, **TO_USE)
+        config = GPTConfig(**ours, **TO_USE, num_labels=labels(settings))
     except UserError as error:
         raise UserError(*(f"{path}: {in_their_words(problem)}" for problem in error.problems)) from None
     inner = (None, 4 * config.n_embd)
     if settings.get("n_inner") not in inner:
         raise UserError(not_ours(path, "n_inner", settings["n_inner"], inner))
     return config
+
+
+def labels(settings: dict[str, Any]) -> int:
+    """How many scores a model gives. GPT2ForSequenceClassification has two where its settings do not say."""
+    if settings.get("architectures") != [SCORER]:
+        return 0
+    return len(settings["id2label"]) if settings.get("id2label") else settings.get("num_labels", 2)
 
 
 def not_ours(path: Path, key: str, value: Any, accepted: tuple[Any, ...]) -> str:
@@ -179,6 +202,7 @@ def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
         **{f"h.{i}.{name}": shape for i in range(config.n_layer) for name, shape in block.items()},
         "ln_f.weight": (C,),
         "ln_f.bias": (C,),
+        **({SCORE: (config.num_labels, C)} if config.num_labels else {}),
     }
 
 

@@ -51,13 +51,13 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # Q, K and V side by side
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, past: Layer | None = None) -> Tensor:
+    def forward(self, x: Tensor, past: Layer | None = None, mask: Tensor | None = None) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
         q = q.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, nh, T, hs)
         k = k.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, nh, T, hs)
         v = v.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, nh, T, hs)
-        k, v, mask = (k, v, None) if past is None else past.extend(k, v)  # (B, nh, S, hs)
+        k, v, mask = (k, v, mask) if past is None else past.extend(k, v)  # (B, nh, S, hs)
         y = self.attend(q, k, v, mask)  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)  # (B, T, C)
@@ -74,7 +74,8 @@ class CausalSelfAttention(nn.Module):
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=q.shape[-2] > 1)
+        is_causal = mask is None and q.shape[-2] > 1  # a mask keeps the future away itself
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
 
 
 class MLP(nn.Module):
@@ -108,8 +109,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: Layer | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), past)  # (B, T, C)
+    def forward(self, x: Tensor, past: Layer | None = None, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past, mask)  # (B, T, C)
         return x + self.mlp(self.ln_2(x))  # (B, T, C)
 
 
@@ -136,27 +137,43 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # word position embedding
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if config.num_labels:
+            self.score = Linear(config.n_embd, config.num_labels, bias=False)
         self.initialise()
 
     def forward(self, idx: Tensor) -> Tensor:
         """Logits (B, T, V) for the token after each of idx (B, T), T at most block_size."""
         return self.head(self.states(idx))
 
-    def states(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
-        """What each token of idx (B, T) has gathered: (B, T, C). With a cache, idx follows what it holds."""
+    def states(
+        self, idx: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """What each token of idx (B, T) has gathered: (B, T, C). With a cache, idx follows what it holds.
+
+        Where several texts share a row, `positions` (B, T) say where each token stands in its own, and
+        `mask` (B, T, T) which tokens it may see: those of its own text, up to itself.
+        """
         B, T = idx.shape
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens are more than block_size {self.config.block_size}")
-        positions = slice(T) if cache is None else cache.begin(T, idx.device)
+        if positions is None:
+            positions = slice(T) if cache is None else cache.begin(T, idx.device)
+        if mask is not None:
+            mask = mask[:, None]  # (B, 1, T, T), the same for every head
         x = self.wte(idx) + self.wpe.weight[positions]  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.h):
-            x = block(x, cache and cache.layers[i])  # (B, T, C)
+            x = block(x, cache and cache.layers[i], mask)  # (B, T, C)
         return self.ln_f(x)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) of states (..., C): the token embedding read backwards (Press and Wolf 2017)."""
         return linear(x, self.wte.weight)
+
+    def scores(self, idx: Tensor, last: Tensor) -> Tensor:
+        """What each text of idx (B, T) scores (B, num_labels), by the state of its last token, in place last (B,)."""
+        x = self.states(idx)
+        return self.score(x[torch.arange(len(idx), device=idx.device), last])
 
     @torch.no_grad()
     def initialise(self) -> None:

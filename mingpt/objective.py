@@ -4,7 +4,7 @@ The only file that knows both training and tuning. A worker process imports it, 
 trial in a folder of its own, and goes on with what is there when the trial was begun before.
 
     space_of     what is typed behind --search, or a default, as a space of train.py's settings
-    Objective    trial -> settings -> run -> the best bits per byte, reported along the way
+    Objective    trial -> settings -> run -> the best value of its evaluations, reported along the way
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mingpt.tuning.study import Trial
 
 NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from")  # where a trial is trained, not how
-VALUE = "bits_per_byte"
 SIZES = ("batch_size", "block_size")  # of an update; max_iters follows them
 
 
@@ -121,9 +120,18 @@ def defaults_in(space: Space, training: Training) -> dict[str, Any]:
     return {name: config[name] for name in space.names if name in config}
 
 
+def value_name(task: Task) -> str:
+    """What a study of the task makes small: its metric, or where that is better the higher, what it lacks to 1."""
+    return f"1 - {task.metric}" if task.is_higher_better else task.metric
+
+
+def value_of(task: Task, row: Mapping[str, float]) -> float:
+    return 1 - row[task.metric] if task.is_higher_better else row[task.metric]
+
+
 @dataclass(frozen=True)
 class Objective:
-    """Called with a trial, trains it, and returns the best bits per byte of its validation text.
+    """Called with a trial, trains it, and returns the best value of its evaluations: see `value_name`.
 
     settings  those of TrainConfig that all trials share
     folder    where trial NUMBER has its run, in trials/NUMBER
@@ -144,9 +152,9 @@ class Objective:
 
     def task(self, config: Mapping[str, Any]) -> Task:
         """What a configuration would be trained on. Raises UserError where it cannot be."""
-        from mingpt.tasks import TextTask
+        from mingpt.tasks import new_task
 
-        return TextTask(self.settings_of(config))
+        return new_task(self.settings_of(config))
 
     def settings_of(self, config: Mapping[str, Any]) -> TrainConfig:
         """The settings of a trial's run. Raises UserError where they do not fit together."""
@@ -161,11 +169,11 @@ class Objective:
     def __call__(self, trial: Trial, report: Report, stop: Stop) -> float | None:
         """None where it was asked to stop and has saved its state instead."""
         from mingpt.device import on_this_machine
-        from mingpt.tasks import TextTask
+        from mingpt.tasks import new_task
         from mingpt.trainer import train
 
         config = on_this_machine(self.settings_of(trial.config))
-        task = TextTask(config)
+        task = new_task(config)
         run, state = self.begun(trial, config, task)
         tokens_per_update = config.batch_size * config.block_size
         reported = trial.curve[-1][0] if trial.curve else 0
@@ -173,9 +181,10 @@ class Objective:
         best = math.inf
         with contextlib.closing(run), contextlib.closing(train(config, task, run, state, stop.is_set)) as rows:
             for row in itertools.chain(earlier, rows):
-                best = min(best, row[VALUE])
+                value = value_of(task, row)
+                best = min(best, value)
                 step = row["step"] * tokens_per_update
-                if step > reported and not report(step, row[VALUE]):
+                if step > reported and not report(step, value):
                     return best
             return best if state.progress.is_finished(config) else None
 
@@ -188,7 +197,8 @@ class Objective:
         folder = self.folder_of(trial)
         folder.mkdir(parents=True, exist_ok=True)
         run = Run(folder)
-        state = State(config, task.model_config(), None if run.has_state() else starting_weights(config))
+        shape = task.model_config()
+        state = State(config, shape, None if run.has_state() else starting_weights(config, shape))
         if not run.restore(config, task, state, sums_of(task)):
             run.save_settings(config, task)
         return run, state

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mingpt.trainer import State
 
 Sums = dict[str, str]
+MAY_BE_NONE = ("init_from", "label_column")
 PLACE = ("out_dir", "resume", "config")  # flags that say where, not what: a folder may be moved
 
 
@@ -150,12 +151,13 @@ class Run:
         settings["data"] = located(config.data)
         with self.saving():
             task.tokenizer.save(self.folder)
-            gpt2.write_config(self.folder, task.model_config(), task.tokenizer.end_of_text)
+            gpt2.write_config(self.folder, task.model_config(), task.tokenizer.end_of_text, task.settings())
             files.write_json(self.folder / "train.json", settings | sums_of(task))
 
     def save_model(self, model: GPT, task: Task) -> None:
         with self.saving():
-            gpt2.write_folder(self.folder, model.config, lora.merged(model), task.tokenizer.end_of_text)
+            end, more = task.tokenizer.end_of_text, task.settings()
+            gpt2.write_folder(self.folder, model.config, lora.merged(model), end, more)
 
     def save_state(self, state: dict[str, Any]) -> None:
         with self.saving(), files.written_whole(self.folder / "state.pt") as beside:
@@ -244,7 +246,7 @@ def read_settings(path: Path) -> tuple[TrainConfig, Sums]:
         raise UserError(f"{path}: is torn or no JSON object ({error})") from None
     names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in PLACE]
     sums = ("text_sha256", "tokenizer_sha256")
-    missing = [name for name in [*names, *sums] if recorded.get(name) is None and name != "init_from"]
+    missing = [name for name in [*names, *sums] if recorded.get(name) is None and name not in MAY_BE_NONE]
     if missing:
         raise UserError(f"{path}: is of another program or version; it lacks {', '.join(missing)}")
     config = TrainConfig(**{name: as_kind(type_of(TrainConfig, name), recorded.get(name)) for name in names})

@@ -22,7 +22,8 @@ from mingpt.settings import is_accepted, is_within, type_of
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 NAMES = """n_layer n_head n_embd block_size dropout attention data tokenizer batch_size gradient_accumulation max_iters
 eval_interval patience optimizer learning_rate min_learning_rate warmup_iters schedule weight_decay beta1 beta2 momentum
-grad_clip device dtype compile threads seed vocab_size init_from lora_rank out_dir resume config""".split()
+grad_clip device dtype compile threads seed vocab_size init_from lora_rank task loss label_smoothing
+class_weights text_column label_column out_dir resume config""".split()
 
 
 def parse(*argv: str) -> TrainConfig:
@@ -176,7 +177,7 @@ def test_defaults_follow_what_they_hang_on(name):
     }
     assert config.min_learning_rate == pytest.approx(config.learning_rate / 10)
     assert config.warmup_iters == round(1000 * known["warmup"])
-    may_be_none = ("out_dir", "config", "init_from")
+    may_be_none = ("out_dir", "config", "init_from", "label_column")
     assert all(getattr(config, f.name) is not None for f in FIELDS.values() if f.name not in may_be_none)
     assert resolve(TrainConfig(optimizer=name, momentum=0.5, learning_rate=0.25)).momentum == 0.5
 

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from mingpt import GPT, load_tokenizer
 from mingpt.config import TrainConfig, resolve
 from mingpt.data.tokenizer import ByteTokenizer
-from mingpt.finetune import starting_weights, with_model
+from mingpt.finetune import starting_weights, with_defaults
 from mingpt.run import Run
-from mingpt.tasks import TextTask
+from mingpt.tasks.text import TextTask
 from mingpt.trainer import State
 from mingpt.trainer import train as updates
 
@@ -45,7 +45,7 @@ def asked_for(place, **settings) -> tuple[TrainConfig, set[str]]:
 
 
 def test_the_model_decides_its_shape_and_fine_tuning_its_defaults(place):
-    config = with_model(*asked_for(place))
+    config = with_defaults(*asked_for(place))
     assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (2, 2, 16, 32)
     assert config.dropout == 0.1  # that of its config.json
     assert config.optimizer == "adamw" and config.patience > 0
@@ -53,17 +53,17 @@ def test_the_model_decides_its_shape_and_fine_tuning_its_defaults(place):
     assert tuned.learning_rate < scratch.learning_rate * 100  # narrow models take larger ones
     wide = resolve(TrainConfig(init_from="x", optimizer="adamw", n_embd=768, max_iters=100))
     assert wide.learning_rate == 5e-5 and wide.warmup_iters == 10
-    chosen = with_model(*asked_for(place, optimizer="sgd", block_size=8, patience=0, batch_size=2, dropout=0.0))
+    chosen = with_defaults(*asked_for(place, optimizer="sgd", block_size=8, patience=0, batch_size=2, dropout=0.0))
     assert (chosen.optimizer, chosen.block_size, chosen.patience, chosen.batch_size) == ("sgd", 8, 0, 2)
 
 
 def test_its_losses_are_those_of_a_plain_loop_around_transformers(place, tmp_path):
     """Updates by AdamW on the same batches: every loss, and at the end every weight."""
     asked, given = asked_for(place, max_iters=12, dropout=0.0, batch_size=4, eval_interval=12, schedule="constant")
-    config = resolve(with_model(asked, given))
+    config = resolve(with_defaults(asked, given))
     config.dtype, config.warmup_iters = "float32", 0
     task = TextTask(config)
-    state = State(config, task.model_config(), starting_weights(config))
+    state = State(config, task.model_config(), starting_weights(config, task.model_config()))
     losses, plain = [], task.loss
 
     def noted(model, *batch):

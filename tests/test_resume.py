@@ -19,7 +19,7 @@ from mingpt import GPT, files
 from mingpt.config import TrainConfig, resolve
 from mingpt.errors import UserError
 from mingpt.run import Run
-from mingpt.tasks import TextTask
+from mingpt.tasks.text import TextTask
 from mingpt.trainer import Diverged, State
 from mingpt.trainer import train as updates
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,10 @@ class CharTokenizer(Tokenizer):
     [1, 3, 2, 0]
     """
 
-    def __init__(self, alphabet: Iterable[str]):
+    def __init__(self, alphabet: Iterable[str], vocabulary: Vocabulary | None = None):
+        """`vocabulary` is that of the alphabet with special tokens, where it has any."""
         characters = sorted(set(alphabet))
-        super().__init__(Vocabulary("char", {character: i for i, character in enumerate(characters)}))
+        super().__init__(vocabulary or Vocabulary("char", {character: i for i, character in enumerate(characters)}))
         self.points = np.array([ord(character) for character in characters], dtype=np.uint32)
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -84,8 +85,9 @@ class ByteTokenizer(Tokenizer):
     [195, 169]
     """
 
-    def __init__(self) -> None:
-        super().__init__(Vocabulary("byte", BYTE_IDS))
+    def __init__(self, vocabulary: Vocabulary | None = None):
+        """`vocabulary` is that of the bytes with special tokens, where it has any."""
+        super().__init__(vocabulary or Vocabulary("byte", BYTE_IDS))
 
     def encode_array(self, text: str) -> np.ndarray:
         return np.frombuffer(utf(text, "utf-8"), dtype=np.uint8)
@@ -172,10 +174,22 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     Raises UserError where its files are missing or torn, or say something that would give other ids
     here than in transformers.
     """
-    vocabulary = read_folder(Path(folder))
+    return of_vocabulary(read_folder(Path(folder)))
+
+
+def of_vocabulary(vocabulary: Vocabulary) -> Tokenizer:
     if vocabulary.kind == "char":
-        return CharTokenizer(vocabulary.ids)
-    return ByteTokenizer() if vocabulary.kind == "byte" else BPETokenizer(vocabulary)
+        return CharTokenizer(vocabulary.ids.keys() - {*vocabulary.special}, vocabulary)
+    return ByteTokenizer(vocabulary) if vocabulary.kind == "byte" else BPETokenizer(vocabulary)
+
+
+def with_special(tokenizer: Tokenizer, tokens: Sequence[str], **roles: str) -> Tokenizer:
+    """The same with special tokens behind its ids, those that it has not yet: every text keeps its ids.
+
+    No text ever gives a special token's id, whatever it spells; vocabulary.ids[token] is that id. `roles`
+    say what one is for, as in pad_token="<|pad|>". Raises UserError where a token is a piece of text.
+    """
+    return of_vocabulary(tokenizer.vocabulary.with_special(tokens, **roles))
 
 
 def utf(text: str, encoding: str) -> bytes:

@@ -57,11 +57,19 @@ def read_folder(folder: Path) -> Vocabulary:
     if kind == "bpe":
         check_alphabet(path, ids)
         check_merges(pairs_path, ids, merges)
-        return with_special_tokens(folder, settings, Vocabulary(kind, ids, merges), listed)
+    vocabulary = with_special_tokens(folder, settings, Vocabulary(kind, ids, merges), listed)
+    if kind != "bpe":
+        check_is_written_here(path, vocabulary)
+    return vocabulary
+
+
+def check_is_written_here(path: Path, vocabulary: Vocabulary) -> None:
+    """Raise UserError where a vocabulary of characters or bytes has anything but those and special tokens."""
+    kind = vocabulary.kind
+    ids = {token: i for token, i in vocabulary.ids.items() if token not in vocabulary.special}
     is_ours = ids == (BYTE_IDS if kind == "byte" else {token: i for i, token in enumerate(sorted(ids))})
-    if not (is_ours and ids and all(len(token) == 1 for token in ids)) or merges or listed:
+    if not (is_ours and ids and all(len(token) == 1 for token in ids)) or vocabulary.merges or vocabulary.added:
         raise UserError(f"{path}: is neither GPT-2's kind of BPE nor one of {kind}s as it is written here")
-    return Vocabulary(kind, ids)
 
 
 def check_is_there(folder: Path) -> None:
@@ -100,6 +108,7 @@ def with_special_tokens(
             listed += [(older, checked_token(dict(content=token, id=i))) for token, i in found.items()]
     special |= {*roles.values(), *(token["content"] for _, token in listed if token.get("special"))}
     ids, added = dict(vocabulary.ids), set()
+    template = settings.get("chat_template")
     tokens = {i: token for token, i in ids.items()}
     for path, token in listed:
         content, i = token["content"], token["id"]
@@ -117,6 +126,7 @@ def with_special_tokens(
         special=tuple(sorted(special & ids.keys(), key=ids.__getitem__)),
         added=tuple(sorted(added, key=ids.__getitem__)),
         roles={role: token for role, token in roles.items() if token in ids},
+        chat_template=template if isinstance(template, str) else "",  # some folders have a list of them
     )
 
 
@@ -200,8 +210,10 @@ def write_folder(folder: Path, vocabulary: Vocabulary) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     split = SPLITS[vocabulary.kind]
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config |= dict.fromkeys(DEFAULT_ROLES) | vocabulary.roles
+    if vocabulary.chat_template:
+        config["chat_template"] = vocabulary.chat_template
     if vocabulary.kind == "bpe":
-        config |= dict.fromkeys(DEFAULT_ROLES) | vocabulary.roles
         files.write_json(folder / "vocab.json", vocabulary.ids, indent=None)
         write_merges(folder / "merges.txt", vocabulary.merges)
     tokenizer = {

@@ -10,10 +10,14 @@ BYTE_CHARACTERS[byte] is that character (Radford et al. 2019, section 2.2).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from mingpt.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -26,12 +30,13 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 class Vocabulary:
     """A tokenizer as its files tell it.
 
-    kind     char, byte or bpe: an id is a character, a byte, or a piece of a word
-    ids      the id of each token; of byte and bpe, those that are not special or added are in BYTE_CHARACTERS
-    merges   pairs of tokens to join, in the order in which they were learned
-    special  tokens that no text can spell
-    added    tokens that are found in a text before it is split into words
-    roles    what a special token is for, such as {"eos_token": "<|endoftext|>"}
+    kind           char, byte or bpe: an id is a character, a byte, or a piece of a word
+    ids            the id of each token; of byte and bpe, those that are not special or added are in BYTE_CHARACTERS
+    merges         pairs of tokens to join, in the order in which they were learned
+    special        tokens that no text can spell
+    added          tokens that are found in a text before it is split into words
+    roles          what a special token is for, such as {"eos_token": "<|endoftext|>"}
+    chat_template  how transformers writes a conversation (see dialogue.py); empty where the model has none
     """
 
     kind: str
@@ -40,6 +45,7 @@ class Vocabulary:
     special: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     roles: dict[str, str] = field(default_factory=dict)
+    chat_template: str = ""
 
     @classmethod
     def of_merges(cls, merges: list[tuple[str, str]]) -> Vocabulary:
@@ -51,6 +57,29 @@ class Vocabulary:
         tokens = [*sorted(BYTE_CHARACTERS), *(left + right for left, right in merges), END_OF_TEXT]
         ids = {token: i for i, token in enumerate(tokens)}
         return cls("bpe", ids, merges, (END_OF_TEXT,), roles=dict.fromkeys(("bos_token", "eos_token"), END_OF_TEXT))
+
+    def with_special(self, tokens: Iterable[str], **roles: str) -> Vocabulary:
+        """The same with these special tokens, new ones behind all ids; `roles` say what some of them are for.
+
+        Raises UserError where one of them is a piece of text here.
+
+        >>> Vocabulary("char", {"a": 0, "b": 1}).with_special(["<pad>"], pad_token="<pad>").ids
+        {'a': 0, 'b': 1, '<pad>': 2}
+        """
+        tokens = list(dict.fromkeys(tokens))
+        spelled = {left + right for left, right in self.merges}
+        spelled |= self.ids.keys() - {*self.special} if self.kind == "char" else BYTE_IDS.keys()
+        if of_text := spelled & {*tokens}:
+            raise UserError(f"{min(of_text)!r} is a piece of text in this tokenizer, and cannot be a special token")
+        new = [token for token in tokens if token not in self.ids]
+        ids = self.ids | {token: i for i, token in enumerate(new, start=max(self.ids.values(), default=-1) + 1)}
+        return dataclasses.replace(
+            self,
+            ids=ids,
+            special=tuple(sorted({*self.special, *tokens}, key=ids.__getitem__)),
+            added=tuple(token for token in self.added if token not in tokens),
+            roles=self.roles | roles,
+        )
 
     @property
     def end_of_text(self) -> int | None:

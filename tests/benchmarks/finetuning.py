@@ -30,9 +30,9 @@ from mingpt.config import TrainConfig, resolve
 from mingpt.data.documents import find_documents
 from mingpt.data.tokenizer import ByteTokenizer
 from mingpt.device import on_this_machine
-from mingpt.finetune import starting_weights, with_model
+from mingpt.finetune import starting_weights, with_defaults
 from mingpt.run import Run
-from mingpt.tasks import TextTask
+from mingpt.tasks.text import TextTask
 from mingpt.trainer import State, train
 
 TEXT_CHARACTERS = 60_000
@@ -42,7 +42,7 @@ def settings(place: Path, updates: int, lora_rank: int) -> TrainConfig:
     asked = dict(init_from=str(place / "base"), data=str(place / "text.txt"), block_size=256, batch_size=4)
     asked |= dict(max_iters=updates, eval_interval=updates, warmup_iters=0, schedule="constant", dropout=0.0)
     asked |= dict(lora_rank=lora_rank, dtype="float32", device="cpu")
-    return on_this_machine(resolve(with_model(TrainConfig(**asked), set(asked))))
+    return on_this_machine(resolve(with_defaults(TrainConfig(**asked), set(asked))))
 
 
 class Noted:
@@ -63,7 +63,7 @@ class Noted:
 
 def ours(config: TrainConfig, place: Path) -> dict[str, Any]:
     task = TextTask(config)
-    state = State(config, task.model_config(), starting_weights(config))
+    state = State(config, task.model_config(), starting_weights(config, task.model_config()))
     before = task.evaluate(state.averaged, "cpu")["val_loss"]
     task.loss = noted = Noted(task.loss)
     with tempfile.TemporaryDirectory(dir=place) as folder:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mingpt.config import OPTIMIZERS, TrainConfig, resolve
 from mingpt.device import on_this_machine
 from mingpt.run import Run
-from mingpt.tasks import TextTask
+from mingpt.tasks.text import TextTask
 from mingpt.trainer import Diverged, State, train
 
 

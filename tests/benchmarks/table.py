@@ -192,7 +192,7 @@ def one_run(job: tuple[str, int, dict[str, Any], int]) -> dict[str, Any]:
     from mingpt.config import TrainConfig, resolve
     from mingpt.device import on_this_machine
     from mingpt.run import Run
-    from mingpt.tasks import TextTask
+    from mingpt.tasks.text import TextTask
     from mingpt.trainer import Diverged, State, train
 
     text, number, flags, seed = job

@@ -32,7 +32,7 @@ from mingpt.config import GPTConfig, TrainConfig, resolve
 from mingpt.device import on_this_machine
 from mingpt.model import GPT
 from mingpt.run import Run
-from mingpt.tasks import TextTask
+from mingpt.tasks.text import TextTask
 from mingpt.trainer import State, train
 
 TARGET = 1.90

@@ -1,56 +1,32 @@
-"""What a run learns: each task says its batches, its loss, and what an evaluation measures.
-
-The trainer and the run's folder know a task by what `Task` lists, and nothing else of it.
-"""
+"""The task of a text: predict its next token."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mingpt import gpt2
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data.text import TextData
 from mingpt.data.tokenizer import Tokenizer, load_tokenizer
-from mingpt.errors import UserError
+from mingpt.model import GPT
+from mingpt.streaming import continuation
+from mingpt.tasks.shape import model_config
 
-
-class Task(Protocol):
-    """What can be learned. Another task is another class with these."""
-
-    name: str  # a short one of its data, for a new folder
-    sha256: str  # of its data: a run goes on with these alone
-    tokenizer: Tokenizer  # is saved beside the model
-
-    def model_config(self) -> GPTConfig:
-        """The model to learn with."""
-
-    def updates_in_epoch(self) -> int:
-        """How many updates see each example about once."""
-
-    def description(self) -> str:
-        """The data in a line."""
-
-    def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The tensors of update `step`, first dimension the batch: a pure function of the seed and the step."""
-
-    def loss(self, model: nn.Module, *tensors: Tensor) -> Tensor:
-        """The mean loss of a batch, or of a slice of it."""
-
-    def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
-        """{"val_loss": ..., more measures}; lower val_loss is better. Draws nothing at random."""
+SAMPLE_TOKENS = 300
 
 
 class TextTask:
     """Predict the next token of a text."""
+
+    metric, is_higher_better = "bits_per_byte", False
 
     def __init__(self, config: TrainConfig, origin: Path | None = None):
         """`origin` is the folder of a model whose tokenizer and shape are taken: a run's own, or that of init_from."""
@@ -65,19 +41,7 @@ class TextTask:
             self.pieces[self.tokenizer.end_of_text] = 0
 
     def model_config(self) -> GPTConfig:
-        """The architecture asked for, with the vocabulary that the text needs; or that of the origin."""
-        if self.origin is None:
-            names = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "attention")
-            asked = {name: getattr(self.config, name) for name in names}
-            return GPTConfig(vocab_size=len(self.tokenizer.pieces), **asked)
-        found = gpt2.read_config(self.origin / "config.json")
-        if len(self.tokenizer.pieces) > found.vocab_size:
-            raise UserError(
-                f"{self.origin}: the tokenizer has {len(self.tokenizer.pieces)} tokens and the model {found.vocab_size}"
-            )
-        gelu = "none" if self.config.init_from is None else found.gelu_in_updates
-        training = dict(dropout=self.config.dropout, attention=self.config.attention, gelu_in_updates=gelu)
-        return dataclasses.replace(found, **training)
+        return model_config(self.config, self.tokenizer, self.origin)
 
     def updates_in_epoch(self) -> int:
         """How many updates see each window of the training part about once."""
@@ -121,3 +85,27 @@ class TextTask:
         for i in range(0, len(windows), size):
             yield np.stack(windows[i : i + size])
         yield from (window[None] for window in shorter)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def ending(self, model: GPT, folder: Path) -> list[str]:
+        prompt = opening(self.tokenizer)
+        sample = continuation(model, self.tokenizer, prompt, SAMPLE_TOKENS, seed=self.config.seed, temperature=0.8)
+        lines = (prompt + "".join(sample)).strip().splitlines()
+        option = f' --prompt "{prompt}"' if prompt else ""
+        return [
+            "a sample of its writing",
+            "",
+            *(f"    {line}" for line in lines),
+            f"write more    python -m mingpt.generate {shlex.quote(str(folder))}{option}",
+        ]
+
+
+def opening(tokenizer: Tokenizer) -> str:
+    """An English word to begin a sample with; nothing where the text has not its letters."""
+    try:
+        tokenizer.encode("The ")
+    except ValueError:
+        return ""
+    return "The "
