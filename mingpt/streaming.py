@@ -44,6 +44,18 @@ def continuations(
     return pieces_of(texts, generate(model, starts(tokenizer, prompts), max_new_tokens, **choice))
 
 
+def answer(
+    model: GPT, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int, **choice: float | None
+) -> tuple[Text, Iterator[str]]:
+    """The text that follows some ids, and its pieces as they come. It ends at any special token.
+
+    After the marker of the assistant's turn, that is where the turn ends, or another's would begin.
+    """
+    special = [tokenizer.vocabulary.ids[token] for token in tokenizer.vocabulary.special]
+    text = Text(tokenizer, ends=special)
+    return text, (pieces[0] for pieces in pieces_of([text], generate(model, [ids], max_new_tokens, **choice)))
+
+
 def starts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     """The ids of each prompt, at least one."""
     return [tokenizer.encode(prompt) or [beginning(tokenizer)] for prompt in prompts]
@@ -61,8 +73,10 @@ def pieces_of(texts: Sequence[Text], columns: Iterable[Tensor]) -> Iterator[list
 class Text:
     """The text of ids as they arrive, until it ends."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
-        self.pieces, self.end_of_text, self.stop = tokenizer.pieces, tokenizer.end_of_text, stop
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), ends: Sequence[int] | None = None):
+        """`ends` are the ids at which it ends, of which none is shown; left out: end-of-text."""
+        self.pieces, self.stop = tokenizer.pieces, stop
+        self.ends = [tokenizer.end_of_text] if ends is None else ends
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.held = ""  # what may be the beginning of a stop string
         self.tokens = 0
@@ -73,7 +87,7 @@ class Text:
         if self.ended_by:
             return ""
         self.tokens += 1
-        if i == self.end_of_text:
+        if i in self.ends:
             return self.close("end_of_text")
         piece = self.pieces[i] if i < len(self.pieces) else b""  # a model may have more ids than its tokenizer
         return self.certain(self.decoder.decode(piece))

@@ -1,6 +1,7 @@
 """How fast text comes: this project beside transformers' generate, on a GPT-2 of 124 million random weights.
 
     python tests/benchmarks/generation.py [--rounds 5] [--tokens 40] [--device cpu] [--dtypes float32,bfloat16]
+                                          [--lengths 16,896]
 
 Both read the same folder. Every figure is the median of rounds in which ours and theirs take turns, greedy, with
 nothing but the model's own scores to choose by. A rate is that of the tokens after the first. The bound is what
@@ -51,30 +52,22 @@ def ours(model: GPT, prompts: torch.Tensor | list[list[int]], tokens: int) -> Ti
 
 
 class Clock:
-    """What transformers hands each new token to."""
+    """What transformers asks after each token whether to stop: a moment to look at the time."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def put(self, value: torch.Tensor) -> None:
+    def __call__(self, ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
         self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
 
 def theirs(model: torch.nn.Module, prompts: torch.Tensor, tokens: int) -> Timing:
     clock = Clock()
     settings = dict(do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(prompts))
     began = time.perf_counter()
-    if len(prompts) == 1:  # its streamer takes one text only
-        model.generate(prompts, max_new_tokens=tokens, streamer=clock, **settings)
-        return clock.times[1] - began, clock.times[-1] - clock.times[1]  # the first call hands over the prompt
-    model.generate(prompts, max_new_tokens=1, **settings)
-    first = time.perf_counter() - began
-    began = time.perf_counter()
-    model.generate(prompts, max_new_tokens=tokens, **settings)
-    return first, time.perf_counter() - began - first
+    model.generate(prompts, max_new_tokens=tokens, stopping_criteria=[clock], **settings)
+    return clock.times[0] - began, clock.times[-1] - clock.times[0]
 
 
 def in_turns(runs: list[Callable[[], Timing]], rounds: int) -> list[Timing]:
@@ -115,7 +108,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     for dtype in options.dtypes.split(","):
         mine = GPT.from_pretrained(folder, getattr(torch, dtype)).to(options.device)
         peer = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(options.device)
-        for batch, length in itertools.product((1, 8), (16, 896)):
+        for batch, length in itertools.product((1, 8), map(int, options.lengths.split(","))):
             tokens = options.tokens // ((1 if batch == 1 else 4) * (1 if dtype == "float32" else 4))
             compare_on(ids[:batch, :length], mine, peer, max(4, tokens), options)
         ragged(mine, max(4, tokens), options.rounds)
@@ -181,6 +174,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--lengths", default="16,896", help="of the prompts, in tokens; at most 896")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
