@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from mingpt import cli, files
-from mingpt.config import Training, TuneConfig, available_cores
+from mingpt.config import Training, available_cores
+from mingpt.config_tune import TuneConfig
 from mingpt.errors import UserError
 from mingpt.settings import shown
 

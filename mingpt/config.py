@@ -12,44 +12,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from mingpt.defaults import FINE_TUNING_RATE, FINE_TUNING_WARMUP, LORA_RATE, OPTIMIZERS, SCRATCH_ITERS, TASKS
 from mingpt.errors import UserError
 from mingpt.settings import Settings, setting
 
-# What each optimizer does best with; a flag that is left out takes its value from here. Measured
-# by tests/benchmarks/optimizers.py. `warmup` is a share of max_iters. The size of Muon's updates does
-# not depend on that of the gradient, so it needs neither warm-up nor clipping.
-OPTIMIZERS: dict[str, dict[str, float]] = {
-    "adam": dict(learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.0, grad_clip=1.0, warmup=0.05),
-    "adamw": dict(
-        learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.1, grad_clip=1.0, warmup=0.05
-    ),
-    "sgd": dict(learning_rate=0.3, momentum=0.9, beta1=0.0, beta2=0.0, weight_decay=0.0, grad_clip=1.0, warmup=0.05),
-    "muon": dict(learning_rate=0.02, momentum=0.85, beta1=0.8, beta2=0.95, weight_decay=0.0, grad_clip=0.0, warmup=0.0),
-}
-
-# Fine-tuning changes a model that can already write: little, over a few passes, and stopping in time.
-FINE_TUNING = dict(optimizer="adamw", batch_size=8, patience=3, attention="fused")
-FINE_TUNING_WARMUP = 0.1  # of max_iters
-# The learning rate of training from scratch times this, divided by the width: Adam's best one falls with the width
-# (Yang et al. 2022, "Tensor Programs V"), and for GPT-2's 768 channels it is the usual 5e-5.
-FINE_TUNING_RATE = 12.8
-LORA_RATE = 10  # times that of fine-tuning all weights
-EPOCHS = 3  # passes over the training part
-SCRATCH_ITERS = 3500
-
-# What fits each task from scratch on a small set of data, for the flags that are not given; `epochs` are passes over
-# the training part where max_iters is not given.
-TASKS: dict[str, dict[str, Any]] = {
-    "text": {},
-    "chat": dict(block_size=256, batch_size=8, dropout=0.1, patience=5, epochs=20),
-    "classify": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
-    "regress": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
-}
-
-SEARCH, ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
-    "search",
+ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
     "architecture",
     "data",
     "training",
@@ -294,54 +263,6 @@ class TrainConfig(Training):
         None, group=MACHINE, metavar="FOLDER", help="the run's folder; left out: a new out/NAME each time"
     )
     resume: bool = setting(False, group=MACHINE, help="go on with the run in out_dir from where it stopped")
-
-
-@dataclass(kw_only=True)
-class Search(Settings):
-    """How a study searches, apart from how each of its trials is trained."""
-
-    strategy: str = setting(
-        "gp",
-        group=SEARCH,
-        choices=("grid", "random", "gp"),
-        help="every combination, chance, or Bayesian optimisation with a Gaussian process",
-    )
-    search: tuple[str, ...] = setting(
-        (),
-        group=SEARCH,
-        metavar="NAME=VALUES",
-        help="a setting to search, each with its own --search: learning_rate=1e-5..1 log, n_layer=1..8, "
-        "optimizer=adamw,sgd, momentum=0.5..0.99 when optimizer=sgd; left out: a space that fits most users",
-    )
-    trials: int | None = setting(
-        None, group=SEARCH, within="[1, inf)", follows="strategy: 20, or the whole grid", help="runs in all"
-    )
-    minutes: float | None = setting(None, group=SEARCH, within="(0, inf)", help="begin no trial after so long")
-    workers: int = setting(1, group=SEARCH, within="[1, 1024]", help="trials at once, each in a process of its own")
-    stopping: str = setting(
-        "halving",
-        group=SEARCH,
-        choices=("off", "median", "halving"),
-        help="give up early on trials that are worse than the others were at the same step",
-    )
-    confirm: int = setting(
-        0, group=SEARCH, within="[0, inf)", help="train so many of the best again with fresh seeds; the mean decides"
-    )
-    study: str | None = setting(
-        None, group=SEARCH, metavar="FOLDER", help="where the study is kept, and goes on; left out: a new out/NAME"
-    )
-
-
-@dataclass(kw_only=True)
-class TuneConfig(Training, Search):
-    """One study: its search, and the settings that its trials share."""
-
-    max_iters: int = setting(
-        200,
-        group=TRAINING,
-        within="[1, inf)",
-        help="updates of a trial; as many tokens where the size of one is searched",
-    )
 
 
 T = TypeVar("T", bound=Training)

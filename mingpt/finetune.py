@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from mingpt import gpt2, hub
-from mingpt.config import EPOCHS, FINE_TUNING, TASKS, GPTConfig, Training
+from mingpt.config import GPTConfig, Training
+from mingpt.defaults import EPOCHS, FINE_TUNING, TASKS
 from mingpt.errors import UserError
 from mingpt.settings import shown
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingpt import GPTConfig, cli
-from mingpt.config import OPTIMIZERS, TrainConfig, resolve
+from mingpt.config import TrainConfig, resolve
+from mingpt.defaults import OPTIMIZERS
 from mingpt.errors import UserError
 from mingpt.generate import GenerateConfig
 from mingpt.settings import is_accepted, is_within, type_of

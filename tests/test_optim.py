@@ -12,7 +12,8 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from mingpt.config import OPTIMIZERS, TrainConfig, resolve
+from mingpt.config import TrainConfig, resolve
+from mingpt.defaults import OPTIMIZERS
 from mingpt.optim import ADAM_EPS, ADAM_SHARE, POLAR_EXPRESS, learning_rate, make_optimizer, orthogonal
 
 LR, DECAY = 0.01, 0.1

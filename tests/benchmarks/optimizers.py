@@ -13,7 +13,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from mingpt.config import OPTIMIZERS, TrainConfig, resolve
+from mingpt.config import TrainConfig, resolve
+from mingpt.defaults import OPTIMIZERS
 from mingpt.device import on_this_machine
 from mingpt.run import Run
 from mingpt.tasks.text import TextTask

@@ -1,0 +1,39 @@
+"""The defaults that hang on something: on the optimizer, the task, or the model that a run starts from.
+
+A flag that is not given takes its value from here; all others have theirs beside their name, in config.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# What each optimizer does best with; a flag that is left out takes its value from here. Measured
+# by tests/benchmarks/optimizers.py. `warmup` is a share of max_iters. The size of Muon's updates does
+# not depend on that of the gradient, so it needs neither warm-up nor clipping.
+OPTIMIZERS: dict[str, dict[str, float]] = {
+    "adam": dict(learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.0, grad_clip=1.0, warmup=0.05),
+    "adamw": dict(
+        learning_rate=3e-3, momentum=0.0, beta1=0.9, beta2=0.99, weight_decay=0.1, grad_clip=1.0, warmup=0.05
+    ),
+    "sgd": dict(learning_rate=0.3, momentum=0.9, beta1=0.0, beta2=0.0, weight_decay=0.0, grad_clip=1.0, warmup=0.05),
+    "muon": dict(learning_rate=0.02, momentum=0.85, beta1=0.8, beta2=0.95, weight_decay=0.0, grad_clip=0.0, warmup=0.0),
+}
+
+# Fine-tuning changes a model that can already write: little, over a few passes, and stopping in time.
+FINE_TUNING = dict(optimizer="adamw", batch_size=8, patience=3, attention="fused")
+FINE_TUNING_WARMUP = 0.1  # of max_iters
+# The learning rate of training from scratch times this, divided by the width: Adam's best one falls with the width
+# (Yang et al. 2022, "Tensor Programs V"), and for GPT-2's 768 channels it is the usual 5e-5.
+FINE_TUNING_RATE = 12.8
+LORA_RATE = 10  # times that of fine-tuning all weights
+EPOCHS = 3  # passes over the training part
+SCRATCH_ITERS = 3500
+
+# What fits each task from scratch on a small set of data, for the flags that are not given; `epochs` are passes over
+# the training part where max_iters is not given.
+TASKS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "chat": dict(block_size=256, batch_size=8, dropout=0.1, patience=5, epochs=20),
+    "classify": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
+    "regress": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
+}
