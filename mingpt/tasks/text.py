@@ -21,6 +21,8 @@ from mingpt.streaming import continuation
 from mingpt.tasks.shape import model_config
 
 SAMPLE_TOKENS = 300
+OPENING = "The "  # of the sample, where the text is English
+LOOKED_AT = 20_000  # tokens, to tell
 
 
 class TextTask:
@@ -90,7 +92,7 @@ class TextTask:
         return {}
 
     def ending(self, model: GPT, folder: Path) -> list[str]:
-        prompt = opening(self.tokenizer)
+        prompt = OPENING if OPENING in self.tokenizer.decode(self.data.train[:LOOKED_AT].tolist()) else ""
         sample = continuation(model, self.tokenizer, prompt, SAMPLE_TOKENS, seed=self.config.seed, temperature=0.8)
         lines = (prompt + "".join(sample)).strip().splitlines()
         option = f' --prompt "{prompt}"' if prompt else ""
@@ -100,12 +102,3 @@ class TextTask:
             *(f"    {line}" for line in lines),
             f"write more    python -m mingpt.generate {shlex.quote(str(folder))}{option}",
         ]
-
-
-def opening(tokenizer: Tokenizer) -> str:
-    """An English word to begin a sample with; nothing where the text has not its letters."""
-    try:
-        tokenizer.encode("The ")
-    except ValueError:
-        return ""
-    return "The "
