@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,3 +165,38 @@ def assert_same_model(ours: GPT, model: GPT2LMHeadModel) -> None:
     idx = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(idx), model(idx).logits, rtol=1e-5, atol=1e-5)
+
+
+SOUNDS = {"cat": "meow", "dog": "woof", "cow": "moo", "duck": "quack", "sheep": "baa", "pig": "oink", "bee": "buzz"}
+FARM = dict(n_layer=1, n_head=2, n_embd=32, block_size=64, batch_size=4, vocab_size=300, threads=1)
+
+
+def animals() -> Iterator[list[dict[str, str]]]:
+    """Conversations in which an answer follows from the question before it alone."""
+    for i, (animal, sound) in enumerate(SOUNDS.items()):
+        for j, (other, its) in enumerate(SOUNDS.items()):
+            system = [{"role": "system", "content": "You are a farm."}] if (i + j) % 2 else []
+            yield [
+                *system,
+                {"role": "user", "content": f"and a {animal}?" if (i + j) % 3 else animal},
+                {"role": "assistant", "content": f"{sound}!"},
+                {"role": "user", "content": f"and a {other}?" if (i + 2 * j) % 3 else other},
+                {"role": "assistant", "content": f"{its}!"},
+            ]
+
+
+def written(path: Path, dialogues: Iterable[list[dict[str, str]]]) -> Path:
+    """A file of conversations."""
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in dialogues), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def farm(tmp_path_factory, cache):
+    """A place with farm.jsonl and out/farm, a chat that has learned it, and what that run printed."""
+    place = tmp_path_factory.mktemp("farm")
+    written(place / "farm.jsonl", animals())
+    flags = [part for name, value in FARM.items() for part in (f"--{name}", value)]
+    options = ["--task", "chat", "--data", "farm.jsonl", *flags, "--max_iters", "120", "--dropout", "0"]
+    (place / "printed.txt").write_text(train(place, *options), encoding="utf-8")
+    return place

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data.text import TextData
-from mingpt.data.tokenizer import Tokenizer, load_tokenizer
+from mingpt.data.tokenizer import load_tokenizer
 from mingpt.model import GPT
 from mingpt.streaming import continuation
 from mingpt.tasks.shape import model_config
