@@ -23,7 +23,7 @@ from mingpt.data.text import tokenize, whole_words
 from mingpt.data.tokenizer import BPETokenizer, CharTokenizer
 from mingpt.data.vocabulary import Vocabulary
 from mingpt.errors import UserError
-from mingpt.tasks import TextTask
+from mingpt.tasks.text import TextTask
 
 
 def test_a_folder_is_read_in_order_with_end_of_text_between_files(tmp_path, cache):
