@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from mingpt import cli, files
-from mingpt.config import Training, available_cores
+from mingpt.config import Training
 from mingpt.config_tune import TuneConfig
+from mingpt.defaults import available_cores
 from mingpt.errors import UserError
 from mingpt.settings import shown
 

@@ -7,14 +7,11 @@ flags; this file holds what there is to set, and needs nothing but the standard 
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mingpt.defaults import FINE_TUNING_RATE, FINE_TUNING_WARMUP, LORA_RATE, OPTIMIZERS, SCRATCH_ITERS, TASKS
+from mingpt.defaults import OPTIMIZERS, SCRATCH_ITERS, TASKS, completed
 from mingpt.errors import UserError
 from mingpt.settings import Settings, setting
 
@@ -25,6 +22,8 @@ ARCHITECTURE, DATA, TRAINING, OPTIMIZER, MACHINE = (
     "optimizer",
     "machine and files",
 )
+LABELS = ("classify",)  # the task that learns labels,
+TABLES = ("classify", "regress")  # and those that learn from a table
 
 
 @dataclass(kw_only=True)
@@ -233,6 +232,14 @@ class Training(Architecture):
                 ("vocab_size", "tokenizer"),
                 f"--vocab_size {self.vocab_size}: needs --tokenizer bpe; {whole.tokenizer} has a vocabulary of its own",
             )
+        if self.label_smoothing and whole.loss != "cross_entropy":
+            yield (
+                ("label_smoothing", "loss", "task"),
+                f"--label_smoothing {self.label_smoothing}: is of cross_entropy, and the loss is {whole.loss}",
+            )
+        for name, tasks in (("class_weights", LABELS), ("text_column", TABLES), ("label_column", TABLES)):
+            if getattr(self, name) != getattr(Training, name) and self.task not in tasks:
+                yield (name, "task"), f"--{name}: needs --task {' or '.join(tasks)}; this is --task {self.task}"
         if self.lora_rank and self.init_from is None:
             yield (
                 ("lora_rank", "init_from"),
@@ -278,37 +285,3 @@ def resolve(config: T) -> T:
     if problems:
         raise UserError(*problems)
     return completed(config)
-
-
-def completed(config: T) -> T:
-    """The settings with every None decided; what is set stays.
-
-    How many updates fine-tuning and the small tasks take, the data decide; until then what follows max_iters is not
-    right yet.
-    """
-    known = OPTIMIZERS[config.optimizer]
-    rate, warmup, max_iters = known["learning_rate"], known["warmup"], config.max_iters
-    if config.init_from is not None:
-        rate *= FINE_TUNING_RATE / config.n_embd * (LORA_RATE if config.lora_rank else 1)
-        rate, warmup = float(f"{rate:.2g}"), FINE_TUNING_WARMUP
-    elif max_iters is None and config.task == "text":
-        max_iters = SCRATCH_ITERS
-    learning_rate = rate if config.learning_rate is None else config.learning_rate
-    decided = {
-        "max_iters": max_iters,
-        "tokenizer": "char" if config.task == "text" else "bpe",
-        "loss": "mse" if config.task == "regress" else "cross_entropy",
-        "learning_rate": learning_rate,
-        "min_learning_rate": learning_rate / 10,
-        "warmup_iters": round(warmup * (max_iters or 0)),
-        "eval_interval": max(10, math.ceil((max_iters or 0) / 20)),
-        "threads": min(available_cores(), 8),  # so small a model gains nothing from more
-    }
-    decided |= {name: known[name] for name in ("momentum", "beta1", "beta2", "weight_decay", "grad_clip")}
-    missing = {name: value for name, value in decided.items() if getattr(config, name) is None}
-    return dataclasses.replace(config, **missing)
-
-
-def available_cores() -> int:
-    """Processors that this process may use; a container may have fewer than its machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

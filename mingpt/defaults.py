@@ -5,7 +5,15 @@ A flag that is not given takes its value from here; all others have theirs besid
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import math
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from mingpt.config import Training
+
+T = TypeVar("T", bound="Training")
 
 # What each optimizer does best with; a flag that is left out takes its value from here. Measured
 # by tests/benchmarks/optimizers.py. `warmup` is a share of max_iters. The size of Muon's updates does
@@ -37,3 +45,37 @@ TASKS: dict[str, dict[str, Any]] = {
     "classify": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
     "regress": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
 }
+
+
+def completed(config: T) -> T:
+    """The settings with every None decided; what is set stays.
+
+    How many updates fine-tuning and the small tasks take, the data decide; until then what follows max_iters is not
+    right yet.
+    """
+    known = OPTIMIZERS[config.optimizer]
+    rate, warmup, max_iters = known["learning_rate"], known["warmup"], config.max_iters
+    if config.init_from is not None:
+        rate *= FINE_TUNING_RATE / config.n_embd * (LORA_RATE if config.lora_rank else 1)
+        rate, warmup = float(f"{rate:.2g}"), FINE_TUNING_WARMUP
+    elif max_iters is None and config.task == "text":
+        max_iters = SCRATCH_ITERS
+    learning_rate = rate if config.learning_rate is None else config.learning_rate
+    decided = {
+        "max_iters": max_iters,
+        "tokenizer": "char" if config.task == "text" else "bpe",
+        "loss": "mse" if config.task == "regress" else "cross_entropy",
+        "learning_rate": learning_rate,
+        "min_learning_rate": learning_rate / 10,
+        "warmup_iters": round(warmup * (max_iters or 0)),
+        "eval_interval": max(10, math.ceil((max_iters or 0) / 20)),
+        "threads": min(available_cores(), 8),  # so small a model gains nothing from more
+    }
+    decided |= {name: known[name] for name in ("momentum", "beta1", "beta2", "weight_decay", "grad_clip")}
+    missing = {name: value for name, value in decided.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing)
+
+
+def available_cores() -> int:
+    """Processors that this process may use; a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -72,20 +72,23 @@ def with_updates(asked: T, task: Task) -> T:
 def starting_weights(config: Training, model_config: GPTConfig) -> dict[str, Tensor] | None:
     """The tensors that fine-tuning starts from, to be changed; None where a model is trained from scratch.
 
-    Tokens that the model has not met begin as the mean of those that it has, and scores at random.
+    Tokens that the model has not met begin at random about the mean of those that it has met (Hewitt 2021,
+    "Initializing new word embeddings"), as far from it as they are: so the markers of turns can be told apart even
+    where embeddings do not learn, as in LoRA. Scores begin at random.
     """
     if config.init_from is None:
         return None
     found, tensors = gpt2.read_folder(Path(config.init_from))
     # laid out as a fresh model's: another layout rounds otherwise, and a run that goes on has a fresh one's
     tensors = {name: tensors.pop(name).clone(memory_format=torch.contiguous_format) for name in list(tensors)}
+    chance = torch.Generator().manual_seed(config.seed)
     new = model_config.vocab_size - found.vocab_size
     if new > 0:
         wte = tensors["wte.weight"]
-        tensors["wte.weight"] = torch.cat([wte, wte.mean(dim=0, keepdim=True).expand(new, -1)])
+        apart = wte.std(dim=0) * torch.randn(new, model_config.n_embd, generator=chance)
+        tensors["wte.weight"] = torch.cat([wte, wte.mean(dim=0) + apart])
     if found.num_labels != model_config.num_labels:
         tensors.pop(gpt2.SCORE, None)
     if model_config.num_labels and gpt2.SCORE not in tensors:
-        chance = torch.Generator().manual_seed(config.seed)
         tensors[gpt2.SCORE] = 0.02 * torch.randn(model_config.num_labels, model_config.n_embd, generator=chance)
     return tensors

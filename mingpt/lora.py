@@ -13,9 +13,15 @@ Afterwards W + s B A is a matrix like W: a saved model is a plain GPT-2.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from mingpt.gpt2 import SCORE
+
+if TYPE_CHECKING:
+    from mingpt.model import GPT
 
 SCALE = 2.0  # s; the paper's alpha / r, at the alpha = 2 r that is usual
 
@@ -37,13 +43,15 @@ class LoRA(nn.Module):
         return self.kept.weight + SCALE * self.B @ self.A
 
 
-def adapt(model: nn.Module, rank: int) -> None:
-    """Every matrix of the blocks gets its A and B; all else of the model is kept as it is."""
-    model.requires_grad_(False)
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    for name in layers:
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, LoRA(model.get_submodule(name), rank))
+def adapt(model: GPT, rank: int) -> None:
+    """Every matrix of the blocks gets its A and B; all else is kept as it is, but for the scores, which are new."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name == SCORE)
+    for block in model.h:
+        layers = [name for name, module in block.named_modules() if isinstance(module, nn.Linear)]
+        for name in layers:
+            parent, _, own = name.rpartition(".")
+            setattr(block.get_submodule(parent), own, LoRA(block.get_submodule(name), rank))
 
 
 @torch.no_grad()

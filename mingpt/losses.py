@@ -40,13 +40,13 @@ def cross_entropy(
     scores: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
     """Mean cross-entropy in nats of scores (..., K) and labels (...), whole numbers below K; class_weights is (K,)."""
-    surprise = -F.log_softmax(scores, dim=-1)  # (..., K)
+    log_p = F.log_softmax(scores, dim=-1)  # (..., K)
     if class_weights is not None:
-        surprise = surprise * class_weights
-    of_label = surprise.gather(-1, labels[..., None]).mean()
+        log_p = log_p * class_weights
+    of_label = -log_p.gather(-1, labels[..., None]).mean()
     if label_smoothing == 0:
         return of_label
-    return (1 - label_smoothing) * of_label + label_smoothing * surprise.mean()
+    return (1 - label_smoothing) * of_label - label_smoothing * log_p.mean()
 
 
 def mse(values: Tensor, targets: Tensor) -> Tensor:

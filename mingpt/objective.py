@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mingpt.config import TrainConfig, Training, completed, resolve
+from mingpt.config import TrainConfig, Training, resolve
+from mingpt.defaults import completed
 from mingpt.errors import UserError
 from mingpt.finetune import SHAPE
 from mingpt.settings import accepted, as_kind, is_accepted, nearest, shown, type_of

@@ -246,3 +246,17 @@ def test_only_bpe_takes_a_size_of_the_vocabulary():
     (problem,) = problems("--tokenizer", "bpe", "--vocab_size", "256")
     assert problem.startswith("--vocab_size 256: a whole number in [257, inf)")
     assert GPTConfig(vocab_size=5).vocab_size == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--task", "regress", "--label_smoothing", "0.1"], "--label_smoothing 0.1: is of cross_entropy"),
+        (["--task", "regress", "--class_weights"], "--class_weights: needs --task classify; this is --task regress"),
+        (["--label_column", "stars"], "--label_column: needs --task classify or regress; this is --task text"),
+        (["--task", "chat", "--text_column", "words"], "--text_column: needs --task classify or regress"),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_refused(flags, said):
+    (problem,) = problems(*flags)
+    assert problem.startswith(said)

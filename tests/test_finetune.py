@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from mingpt import GPT, load_tokenizer
-from mingpt.config import TrainConfig, resolve
+from mingpt.config import GPTConfig, TrainConfig, resolve
 from mingpt.data.tokenizer import ByteTokenizer
 from mingpt.finetune import starting_weights, with_defaults
 from mingpt.run import Run
@@ -146,6 +146,18 @@ def test_the_command_fine_tunes_and_the_folder_opens_in_transformers(place):
     shutil.move(place / "tuned", place / "moved")
     more = train(place, "--resume", "--out_dir", "again", "--max_iters", "20")
     assert "resuming again after update 10" in more
+
+
+def test_tokens_that_are_new_are_like_the_others_and_can_be_told_apart(place):
+    config = resolve(with_defaults(*asked_for(place)))
+    found = load_file(place / "base" / "model.safetensors")["transformer.wte.weight"]
+    shape = GPTConfig(vocab_size=560, n_layer=2, n_head=2, n_embd=16, block_size=32)
+    wte = starting_weights(config, shape)["wte.weight"]
+    assert torch.equal(wte[:260], found) and len(wte) == 560
+    new = wte[260:]
+    assert torch.equal(new, starting_weights(config, shape)["wte.weight"][260:])
+    torch.testing.assert_close(new.mean(dim=0), found.mean(dim=0), rtol=0, atol=4 * 0.02 / 300**0.5)
+    torch.testing.assert_close(new.std(dim=0), found.std(dim=0), rtol=0.2, atol=0)
 
 
 def test_without_a_length_it_passes_three_times_over_the_text(place):

@@ -57,3 +57,17 @@ def test_merged_it_is_a_plain_model_with_equal_logits(tmp_path):
 def test_a_model_without_changes_is_merged_already():
     model = random_model()
     assert all(torch.equal(w, model.state_dict()[name]) for name, w in lora.merged(model).items())
+
+
+def test_scores_are_new_and_so_all_of_them_learn(tmp_path):
+    model = random_model(num_labels=3)
+    names = set(model.state_dict())
+    lora.adapt(model, 2)
+    assert model.score.weight.requires_grad and not model.wte.weight.requires_grad
+    last = torch.tensor([11, 3, 0])
+    model.scores(IDS, last).square().sum().backward()
+    assert model.score.weight.grad.abs().max() > 0
+    assert set(lora.merged(model)) == names
+    plain = random_model(seed=1, num_labels=3)
+    plain.load_state_dict(lora.merged(model))
+    torch.testing.assert_close(plain.scores(IDS, last), model.scores(IDS, last), rtol=1e-4, atol=1e-4)

@@ -11,11 +11,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import tiktoken
+import torch
 from conftest import TEXT, data_of, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from mingpt import load_tokenizer
+from mingpt import GPT, load_tokenizer
 from mingpt.config import TrainConfig, resolve
 from mingpt.data import bpe, documents, text
 from mingpt.data.documents import find_documents
@@ -136,6 +138,18 @@ def test_a_task_learns_as_many_pieces_as_the_settings_say(tmp_path):
     task = TextTask(resolve(TrainConfig(data=str(path), tokenizer="bpe", vocab_size=280)))
     assert task.model_config().vocab_size == len(task.tokenizer.pieces) == 280
     assert "(bpe, 280 different)" in task.description()
+
+
+def test_smoothed_labels_change_what_is_learned_and_not_what_is_measured(tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    plain, smoothed = (
+        TextTask(resolve(TrainConfig(data=str(tmp_path / "a.txt"), block_size=8, label_smoothing=a))) for a in (0, 0.2)
+    )
+    model = GPT(plain.model_config())
+    x, y = plain.batch(0)
+    expected = [F.cross_entropy(model(x).flatten(0, 1), y.flatten(), label_smoothing=a) for a in (0, 0.2)]
+    torch.testing.assert_close([plain.loss(model, x, y), smoothed.loss(model, x, y)], expected)
+    assert plain.evaluate(model, "cpu") == smoothed.evaluate(model, "cpu")
 
 
 @functools.cache

@@ -13,8 +13,9 @@ import time
 import pytest
 from conftest import ROOT, TEXT, TINY
 
-from mingpt.config import TrainConfig, completed
+from mingpt.config import TrainConfig
 from mingpt.config_tune import TuneConfig
+from mingpt.defaults import completed
 from mingpt.errors import UserError
 from mingpt.objective import Objective, defaults_in, space_of
 from mingpt.tuning import Choice, Float, Int, Space, Study

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mingpt import losses
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data.text import TextData
 from mingpt.data.tokenizer import load_tokenizer
@@ -65,8 +65,10 @@ class TextTask:
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token: -ln of the probability that the model gave to each target."""
-        logits = model(x)  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+        return self.surprise(model, x, y, self.config.label_smoothing)
+
+    def surprise(self, model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        return losses.choose("text", self.config.loss)(model(x), y, label_smoothing)  # of logits (B, T, V)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
@@ -74,7 +76,7 @@ class TextTask:
         nats, tokens, text_bytes = 0.0, 0, 0
         for windows in self.validation_batches():
             both = torch.from_numpy(windows).to(device)
-            nats += self.loss(model, both[:, :-1], both[:, 1:]).item() * both[:, 1:].numel()
+            nats += self.surprise(model, both[:, :-1], both[:, 1:]).item() * both[:, 1:].numel()
             tokens += both[:, 1:].numel()
             text_bytes += int(self.pieces[windows[:, 1:]].sum())
         return {"val_loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * max(1, text_bytes))}
