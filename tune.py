@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from mingpt import cli, files
-from mingpt.config import Training
+from mingpt.config import TABLES, Training
 from mingpt.config_tune import TuneConfig
-from mingpt.defaults import available_cores
+from mingpt.defaults import TRIAL_ITERS, available_cores
 from mingpt.errors import UserError
 from mingpt.settings import shown
 
@@ -38,16 +38,20 @@ def main(argv: list[str]) -> int:
     folder, asked, given = opened(typed, given)
     if asked.threads is None:  # each worker its share
         asked = dataclasses.replace(asked, threads=max(1, min(available_cores(), 8) // asked.workers))
-    from mingpt.finetune import with_defaults
-    from mingpt.objective import Objective, defaults_in, space_of, value_name
+    from mingpt.finetune import with_defaults, with_updates
+    from mingpt.objective import Objective, defaults_in, run_of, space_of, value_name
+    from mingpt.tasks import new_task
     from mingpt.tuning import Study
 
     asked = with_defaults(asked, given)
+    if asked.max_iters is None and asked.task == "text":
+        asked = dataclasses.replace(asked, max_iters=TRIAL_ITERS)
     space = space_of(asked.search, asked, given)
     refuse_typed_twice(space, given)
-    objective = Objective.over(space, shared_settings(asked), folder)
     first = defaults_in(space, asked)
-    task = objective.task(first)  # whatever is wrong with the text or the defaults is said before anything is written
+    task = new_task(run_of(asked, first))  # whatever is wrong is said before anything is written
+    asked = with_updates(asked, task)
+    objective = Objective.over(space, asked, folder)
     limit = trial_limit(asked, space, first)
     keep(folder, asked, given, task)
     study = Study(space, asked.strategy, asked.seed, asked.stopping, folder, first)
@@ -116,11 +120,6 @@ def keep(folder: Path, asked: TuneConfig, given: set[str], task: Task) -> None:
         raise UserError(f"--study {folder}: cannot be written ({error.strerror})") from None
 
 
-def shared_settings(asked: TuneConfig) -> dict[str, Any]:
-    """The settings of TrainConfig that all trials have; defaults that follow others are still open."""
-    return {f.name: getattr(asked, f.name) for f in dataclasses.fields(Training) if f.name != "config"}
-
-
 def refuse_typed_twice(space: Space, given: set[str]) -> None:
     both = [name for name in space.names if name in given]
     if both:
@@ -144,13 +143,16 @@ def print_header(asked: TuneConfig, study: Study, objective: Objective, task: Ta
     from mingpt.tuning.report import described
 
     space = [f"{name} {described(p)}" for name, p in study.space.parameters.items()]
-    updates = f"{asked.max_iters:,} updates" if objective.tokens is None else f"{objective.tokens:,} tokens"
+    if objective.amount is None:
+        length = f"{asked.max_iters:,} updates"
+    else:
+        length = f"{objective.amount:,} {'texts' if asked.task in TABLES else 'tokens'}"
     lines = {
         "text" if asked.task == "text" else "data": task.description(),
         "value": f"{value_name(task)}, the lower the better",
         "search": f"{limit} trials by {asked.strategy}, the first with the defaults; early stopping: {asked.stopping}",
         "space": f"\n{'':<14}".join(space),
-        "training": f"{updates} in each trial",
+        "training": f"{length} in each trial",
         "machine": f"{asked.workers} at a time, {asked.threads} threads each",
         "saved in": str(study.folder),
     }

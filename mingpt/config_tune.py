@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mingpt.config import TRAINING, Training
+from mingpt.defaults import TRIAL_ITERS
 from mingpt.settings import Settings, setting
 
 SEARCH = "search"
@@ -50,9 +51,10 @@ class Search(Settings):
 class TuneConfig(Training, Search):
     """One study: its search, and the settings that its trials share."""
 
-    max_iters: int = setting(
-        200,
+    max_iters: int | None = setting(
+        None,
         group=TRAINING,
         within="[1, inf)",
-        help="updates of a trial; as many tokens where the size of one is searched",
+        follows=f"task: {TRIAL_ITERS}, or some passes over the data",
+        help="updates of a trial; where the size of one is searched, each trial learns from as much",
     )

@@ -35,7 +35,8 @@ FINE_TUNING_WARMUP = 0.1  # of max_iters
 FINE_TUNING_RATE = 12.8
 LORA_RATE = 10  # times that of fine-tuning all weights
 EPOCHS = 3  # passes over the training part
-SCRATCH_ITERS = 3500
+SCRATCH_ITERS = 3500  # updates of a run on text,
+TRIAL_ITERS = 200  # and of each trial of a study
 
 # What fits each task from scratch on a small set of data, for the flags that are not given; `epochs` are passes over
 # the training part where max_iters is not given.

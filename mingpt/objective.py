@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mingpt.config import TrainConfig, Training, resolve
+from mingpt.config import TABLES, TrainConfig, Training, resolve
 from mingpt.defaults import completed
 from mingpt.errors import UserError
 from mingpt.finetune import SHAPE
@@ -80,10 +80,11 @@ def default_parameters(training: Training) -> dict[str, Parameter]:
         "learning_rate": Float(float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"), log=True),
         "n_layer": Int(1, 4),
         "n_embd": Choice(*widths or [training.n_embd]),
-        "block_size": Choice(32, 64, 128),
         "batch_size": Choice(8, 16, 32),
     }
-    return parameters
+    if training.task == "text":
+        return parameters | {"block_size": Choice(32, 64, 128)}
+    return parameters | {"dropout": Float(0.0, 0.5)}  # dialogues and rows have a length of their own, and are few
 
 
 def checked(name: str, parameter: Parameter) -> Parameter:
@@ -130,42 +131,45 @@ def value_of(task: Task, row: Mapping[str, float]) -> float:
     return 1 - row[task.metric] if task.is_higher_better else row[task.metric]
 
 
+def run_of(training: Training, config: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run of the study. Raises UserError where they do not fit together."""
+    shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(Training) if f.name != "config"}
+    return resolve(TrainConfig(**{**shared, **config}))
+
+
+def size_of(training: Training) -> int:
+    """What an update learns from: its tokens, or of a table its texts, however long each is."""
+    return training.batch_size * (1 if training.task in TABLES else training.block_size)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Called with a trial, trains it, and returns the best value of its evaluations: see `value_name`.
 
-    settings  those of TrainConfig that all trials share
+    training  what all trials share
     folder    where trial NUMBER has its run, in trials/NUMBER
-    tokens    that every trial learns from, however large its updates are; None: max_iters updates
+    amount    of tokens or texts that every trial learns from, however large its updates are; None: max_iters updates
     """
 
-    settings: Mapping[str, Any]
+    training: Training
     folder: Path
-    tokens: int | None = None
+    amount: int | None = None
     configs: Mapping[int, Mapping[str, Any]] | None = None  # to train again: those that a trial names by number
 
     @classmethod
-    def over(cls, space: Space, settings: Mapping[str, Any], folder: Path) -> Objective:
-        """The objective of a space. Where the size of an update is searched, every trial sees as many tokens."""
+    def over(cls, space: Space, training: Training, folder: Path) -> Objective:
+        """The objective of a space. Where the size of an update is searched, every trial learns from as much."""
         is_sized = any(name in space.names for name in SIZES)
-        tokens = settings["max_iters"] * settings["batch_size"] * settings["block_size"]
-        return cls(settings, folder, tokens if is_sized else None)
-
-    def task(self, config: Mapping[str, Any]) -> Task:
-        """What a configuration would be trained on. Raises UserError where it cannot be."""
-        from mingpt.tasks import new_task
-
-        return new_task(self.settings_of(config))
+        return cls(training, folder, training.max_iters * size_of(training) if is_sized else None)
 
     def settings_of(self, config: Mapping[str, Any]) -> TrainConfig:
         """The settings of a trial's run. Raises UserError where they do not fit together."""
         if self.configs is not None:
             config = {**self.configs[config["trial"]], "seed": config["seed"]}
-        settings = {**self.settings, **config}
-        if self.tokens is not None:
-            training = TrainConfig(**settings)
-            settings["max_iters"] = max(1, round(self.tokens / (training.batch_size * training.block_size)))
-        return resolve(TrainConfig(**settings))
+        if self.amount is not None:
+            size = size_of(dataclasses.replace(self.training, **config))
+            config = {**config, "max_iters": max(1, round(self.amount / size))}
+        return run_of(self.training, config)
 
     def __call__(self, trial: Trial, report: Report, stop: Stop) -> float | None:
         """None where it was asked to stop and has saved its state instead."""
@@ -176,7 +180,6 @@ class Objective:
         config = on_this_machine(self.settings_of(trial.config))
         task = new_task(config)
         run, state = self.begun(trial, config, task)
-        tokens_per_update = config.batch_size * config.block_size
         reported = trial.curve[-1][0] if trial.curve else 0
         earlier = list(state.metrics)  # a kill may have come between an evaluation and its report
         best = math.inf
@@ -184,7 +187,7 @@ class Objective:
             for row in itertools.chain(earlier, rows):
                 value = value_of(task, row)
                 best = min(best, value)
-                step = row["step"] * tokens_per_update
+                step = row["step"] * size_of(config)
                 if step > reported and not report(step, value):
                     return best
             return best if state.progress.is_finished(config) else None

@@ -13,7 +13,7 @@ import time
 import pytest
 from conftest import ROOT, TEXT, TINY
 
-from mingpt.config import TrainConfig
+from mingpt.config import TrainConfig, Training
 from mingpt.config_tune import TuneConfig
 from mingpt.defaults import completed
 from mingpt.errors import UserError
@@ -119,11 +119,13 @@ def test_the_first_trial_has_the_defaults_and_nothing_inactive():
 
 def test_every_trial_sees_as_many_tokens(tmp_path):
     space = Space({"batch_size": Choice(4, 8, 16), "block_size": Choice(8, 16)})
-    objective = Objective.over(space, dict(max_iters=100, batch_size=8, block_size=16), tmp_path)
+    objective = Objective.over(space, Training(max_iters=100, batch_size=8, block_size=16), tmp_path)
     for config in space.configurations():
         settings = objective.settings_of(config)
         assert settings.max_iters * settings.batch_size * settings.block_size == 100 * 8 * 16
-    fixed = Objective.over(Space({"n_layer": Int(1, 2)}), dict(max_iters=100, batch_size=8, block_size=16), tmp_path)
+    fixed = Objective.over(
+        Space({"n_layer": Int(1, 2)}), Training(max_iters=100, batch_size=8, block_size=16), tmp_path
+    )
     assert fixed.settings_of({"n_layer": 2}).max_iters == 100
 
 

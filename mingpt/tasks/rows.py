@@ -71,7 +71,7 @@ class RowsTask(abc.ABC):
         """The targets as the loss takes them; `train` are the rows to learn from."""
 
     @abc.abstractmethod
-    def loss_of(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(self, scores: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss of scores (B, num_labels) and targets (B,)."""
 
     @abc.abstractmethod
@@ -123,7 +123,7 @@ class RowsTask(abc.ABC):
         return torch.from_numpy(idx), torch.from_numpy(last), torch.from_numpy(targets)
 
     def loss(self, model: nn.Module, idx: Tensor, last: Tensor, targets: Tensor) -> Tensor:
-        return self.loss_of(model.scores(idx, last), targets)
+        return self.loss_of(model.scores(idx, last), targets, self.config.label_smoothing)
 
     def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
         """val_loss, the loss of the held-out part, and its measures."""
@@ -190,9 +190,9 @@ class ClassifyTask(RowsTask):
     def model_config(self) -> GPTConfig:
         return model_config(self.config, self.tokenizer, self.origin, len(self.labels))
 
-    def loss_of(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(self, scores: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         weights = None if self.weights is None else self.weights.to(scores.device)
-        return self.chosen_loss(scores, targets, self.config.label_smoothing, weights)
+        return self.chosen_loss(scores, targets, label_smoothing, weights)
 
     def measured(self, scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         return measures.of_classes(measures.confusion(targets, scores.argmax(axis=1), len(self.labels)))
@@ -236,8 +236,8 @@ class RegressTask(RowsTask):
     def model_config(self) -> GPTConfig:
         return model_config(self.config, self.tokenizer, self.origin, 1)
 
-    def loss_of(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return self.chosen_loss(scores[:, 0], targets)
+    def loss_of(self, scores: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        return self.chosen_loss(scores[:, 0], targets)  # no loss of numbers has labels to smooth
 
     def measured(self, scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """In the data's own unit."""
