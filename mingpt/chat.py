@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mingpt import cli, files
 from mingpt.errors import UserError
-from mingpt.settings import nearest, setting, shown
+from mingpt.settings import nearest, setting
 from mingpt.writing import Writing, opened
 
 if TYPE_CHECKING:  # torch takes a second to import
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch takes a second to import
 
 DESCRIPTION = "Talk to a model that was trained with --task chat. What is piped in is answered line by line."
 ASK = "> "
+SHORTEST = 4  # tokens that a question takes at least: one between its two markers, and the marker of the answer
 HELP = """\
 /reset        begin anew; the system's turn stays
 /system TEXT  what the model is told before all else; without TEXT: nothing
@@ -75,7 +76,7 @@ def check_is_chat(folder: str) -> None:
     with contextlib.suppress(KeyError, TypeError):
         task = settings["task_specific_params"]["mingpt"]["task"]
     if task != "chat":
-        other = OTHERS.get(task, "another program made it")
+        other = OTHERS.get(str(task), "another program made it")
         raise UserError(f"{folder}: was not trained with --task chat; {other}")
 
 
@@ -112,20 +113,37 @@ class Chat:
     """A conversation, and the model that answers in it."""
 
     def __init__(self, config: ChatConfig, model: GPT, tokenizer: Tokenizer):
-        """Raises UserError where the tokenizer lacks the markers of turns."""
+        """Raises UserError where the tokenizer lacks the markers of turns, or --system cannot be read."""
         from mingpt.data.dialogue import END, MARKERS
         from mingpt.sampling import kept
 
         if not {*MARKERS.values(), END} <= {*tokenizer.vocabulary.special}:
-            raise UserError(f"{config.folder}: its tokenizer lacks the markers of turns; it is another run's")
+            reason = "it was not trained with --task chat, or its tokenizer is another run's"
+            raise UserError(f"{config.folder}: its tokenizer lacks the markers of turns; {reason}")
         self.config, self.model, self.tokenizer = config, model, tokenizer
         self.room = kept(model.config.block_size)  # for what was said; the rest of the context is for the answer
-        self.saved: set[Path] = set()
-        self.begin(config.system)
+        self.begin()
+        self.instruct("--system", config.system)
 
-    def begin(self, system: str) -> None:
-        """Forget all that was said."""
-        self.system, self.said, self.forgotten = system, [], 0
+    def begin(self) -> None:
+        """Forget all that was said, and where it was saved."""
+        self.said: list[Message] = []
+        self.saved: set[Path] = set()
+        self.forgotten = 0
+
+    def instruct(self, name: str, text: str) -> None:
+        """Make a text the system's turn, or none where it is empty. Raises UserError, which calls it `name`."""
+        from mingpt.data.dialogue import encode
+
+        system = text.strip()
+        try:
+            ids, _ = encode(self.tokenizer, [{"role": "system", "content": system}])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        if system and len(ids) + SHORTEST > self.room:
+            room = max(0, self.room - SHORTEST)
+            raise UserError(f"{name}: {len(ids):,} tokens are too long a system's turn: there is room for {room:,}")
+        self.system = system
 
     @property
     def messages(self) -> list[Message]:
@@ -134,19 +152,19 @@ class Chat:
     def take(self, line: str) -> bool:
         """Do what a line says; False where it ends the conversation. Raises UserError where it cannot be done."""
         line = line.strip()
-        name, _, rest = line.partition(" ")
+        name, rest = [*line.split(maxsplit=1), "", ""][:2]
         if name == "/quit":
             return False
         if name == "/help":
             print(HELP)
         elif name == "/reset":
-            self.begin(self.system)
+            self.begin()
             tell("what was said is forgotten")
         elif name == "/system":
-            self.system = rest.strip()
-            tell(f"the system's turn is now {shown(self.system)}")
+            self.instruct(name, rest)
+            tell(f"the system's turn is now {self.system}" if self.system else "there is no system's turn any more")
         elif name == "/save":
-            self.save(rest.strip())
+            self.save(rest)
         elif name.startswith("/"):
             raise UserError(f"{name}: is no command{nearest(name, COMMANDS)}; /help lists them")
         elif line:
@@ -173,19 +191,20 @@ class Chat:
                 content += part
                 print(part, end="", flush=True)
         except KeyboardInterrupt:
-            if not sys.stdin.isatty():
+            if config.message is not None or not sys.stdin.isatty():  # there is no conversation to go on with
                 raise
             is_stopped = True
         print()
         if content.strip():
             self.said += [asked[-1], {"role": "assistant", "content": content}]
         if is_stopped:
-            tell("stopped")
+            tell("stopped" if content.strip() else "stopped before there was an answer, and the question is forgotten")
         elif not content.strip():
             tell("there was no answer, and the question is forgotten")
         elif written.ended_by == "length":
-            why = f"--max_new_tokens {longest}" if longest == config.max_new_tokens else f"a context of {S:,} tokens"
-            tell(f"the answer was cut off; it has no room in {why}")
+            is_full = longest < config.max_new_tokens
+            end = f"the end of the context of {S:,} tokens" if is_full else f"--max_new_tokens {longest}"
+            tell(f"the answer was cut off at {end}")
 
     def save(self, name: str) -> None:
         """Write the conversation to a file, which may be there only where this conversation was saved before."""
@@ -193,16 +212,18 @@ class Chat:
             raise UserError("/save: needs a FILE")
         if not self.said:
             raise UserError("/save: there is nothing yet to save")
-        path = Path(name).expanduser()
-        if path.exists() and path.resolve() not in self.saved:
-            raise UserError(f"/save {name}: is there already; name another file")
+        row = json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n"
         try:
-            with files.written_whole(path) as beside:
-                row = json.dumps({"messages": self.messages}, ensure_ascii=False)
-                beside.write_text(row + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"/save {name}: cannot be written ({error.strerror})") from None
-        self.saved.add(path.resolve())
+            path = Path(name).expanduser()
+            is_free = not path.exists() or path.resolve() in self.saved
+            if is_free:
+                with files.written_whole(path) as beside:
+                    beside.write_text(row, encoding="utf-8")
+                self.saved.add(path.resolve())
+        except (OSError, ValueError, RuntimeError) as error:  # a zero byte in the name; the ~ of nobody
+            raise UserError(f"/save {name}: cannot be written ({getattr(error, 'strerror', error)})") from None
+        if not is_free:
+            raise UserError(f"/save {name}: is there already; name another file")
         tell(f"saved in {path}")
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from mingpt import cli
 from mingpt.errors import UserError
-from mingpt.settings import Settings, setting, shown
+from mingpt.settings import setting, shown
+from mingpt.writing import Writing, opened
 
 if TYPE_CHECKING:  # torch takes a second to import
     from torch import Tensor
@@ -27,10 +28,9 @@ BETWEEN = "---"  # the line between two texts
 
 
 @dataclass(kw_only=True)
-class GenerateConfig(Settings):
+class GenerateConfig(Writing):
     """What continuations are made from."""
 
-    folder: str = setting(help="a model's folder, such as out/pydoc, or a name on the hub, such as gpt2")
     prompt: str = setting("", group="text", help="what the text begins with")
     prompts: str | None = setting(
         None,
@@ -38,36 +38,10 @@ class GenerateConfig(Settings):
         metavar="FILE",
         help='a prompt in each line, or in each object {"prompt": ...} of a .jsonl file; -: standard input',
     )
-    max_new_tokens: int = setting(200, group="text", within="[0, inf)", help="tokens to add, at most")
     num_samples: int = setting(1, group="text", within="[1, 1024]", help="continuations of each prompt")
     stop: tuple[str, ...] = setting((), group="text", help="end before this text; may be given several times")
     jsonl: bool = setting(False, group="text", help="write an object for each continuation, a line each")
     speed: bool = setting(False, group="text", help="say at the end how many tokens came in a second")
-    temperature: float = setting(
-        0.8, group="choice", within="[0, inf)", help="0: always the most probable token; 1: as the model scores them"
-    )
-    top_k: int = setting(0, group="choice", within="[0, inf)", help="choose among the k most probable; 0: all")
-    top_p: float = setting(
-        1.0, group="choice", within="(0, 1]", help="choose among the most probable that make up this share"
-    )
-    min_p: float = setting(
-        0.0, group="choice", within="[0, 1]", help="choose among those with this share of the most probable one's"
-    )
-    repetition_penalty: float = setting(
-        1.0, group="choice", within="(0, inf)", help="above 1: tokens that have occurred become less probable"
-    )
-    seed: int | None = setting(
-        None, group="choice", within="[0, 2147483647]", follows="chance", help="the same seed, the same text"
-    )
-    device: str = setting(
-        "auto", group="machine", choices=("auto", "cpu", "cuda", "mps"), help="auto: a GPU where there is one"
-    )
-    dtype: str = setting(
-        "float32",
-        group="machine",
-        choices=("float32", "bfloat16"),
-        help="of the weights; bfloat16 takes half the memory, and half the time where the processor has it",
-    )
 
     def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.prompt and self.prompts is not None:
@@ -123,26 +97,6 @@ def prompt_of(line: str) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def opened(config: GenerateConfig) -> tuple[GPT, Tokenizer]:
-    """The model on its device, and its tokenizer."""
-    import torch
-
-    from mingpt import hub
-    from mingpt.data.tokenizer import load_tokenizer
-    from mingpt.device import choose_device
-    from mingpt.model import GPT
-
-    device = choose_device(config.device)
-    folder = hub.locate(config.folder)
-    tokenizer = load_tokenizer(folder)
-    model = GPT.from_pretrained(folder, getattr(torch, config.dtype)).to(device)
-    if len(tokenizer.pieces) > model.config.vocab_size:
-        raise UserError(
-            f"{config.folder}: the tokenizer has {len(tokenizer.pieces)} tokens and the model {model.config.vocab_size}"
-        )
-    return model, tokenizer
-
-
 def check(prompts: list[str], model: GPT, tokenizer: Tokenizer, config: GenerateConfig) -> None:
     """Say which prompts are too long to be read whole. Raises UserError where one cannot be encoded."""
     from mingpt.sampling import kept
@@ -193,9 +147,8 @@ def pieces(
     from mingpt.streaming import Text, pieces_of, starts
 
     texts = [Text(tokenizer, config.stop) for _ in prompts]
-    choice = {name: getattr(config, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
     ids = starts(tokenizer, prompts)
-    columns = generate(model, ids, config.max_new_tokens, config.seed, on_slide=watch.slid, **choice)
+    columns = generate(model, ids, config.max_new_tokens, config.seed, on_slide=watch.slid, **config.choice())
     return texts, pieces_of(texts, watch.timed(columns, texts))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm import tqdm
 
 from mingpt import cli, files
 from mingpt.data import rows
@@ -24,10 +25,11 @@ if TYPE_CHECKING:  # torch takes a second to import
     from mingpt.model import GPT
 
 DESCRIPTION = "Label texts, or give them numbers, with a model that --task classify or regress has trained."
-AHEAD = 1024  # rows that are read before the first of them is written: texts of like length go together
+AHEAD = 1024  # rows that are read before the first of them is written: texts of like length go together;
+AHEAD_CHARACTERS = 1 << 24  # fewer where they are long, since memory has an end
 BATCH = 64  # of them that are computed side by side
 SHOWN_PROBLEMS = 20  # rows that are named where they could not be read
-UNWRITABLE = "surrogateescape"  # bytes that are not UTF-8 are written as they were read
+UNWRITABLE = "surrogateescape"  # bytes that are not UTF-8 are written to a .csv or .tsv as they were read
 FIGURES = 6  # of a number or a probability that are written
 
 
@@ -58,6 +60,8 @@ class PredictConfig(Settings):
             yield ("output", "file"), "--output: needs --file; a single text is labelled on standard output"
         elif self.output is not None and Path(self.output).suffix.lower() != Path(self.file).suffix.lower():
             yield ("output", "file"), f"--output {self.output}: must end as {self.file} does"
+        elif self.output is not None and Path(self.output).is_dir():
+            yield ("output",), f"--output {self.output}: is a folder; the name of a file is accepted"
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +75,9 @@ def main(argv: list[str]) -> int:
         label_file(predictor, config.file, config.text_column or predictor.text_column, config.output)
     if predictor.cut:
         size = predictor.model.config.block_size
-        print(f"note: {predictor.cut:,} texts have more than {size:,} tokens; their end was read", file=sys.stderr)
+        print(
+            f"note: texts of more than {size:,} tokens, of which the end was read: {predictor.cut:,}", file=sys.stderr
+        )
     return 0
 
 
@@ -93,7 +99,12 @@ class Predictor:
         if not count or kind == "multi_label_classification":
             what = kind or f"--task {ours.get('task', 'text')}"
             raise UserError(f"{name}: is a model of {what}; one of --task classify or regress is needed")
+        if count > 1 and kind == "regression":
+            raise UserError(f"{name}: gives {count} numbers for a text; a model that gives one is needed")
         self.tokenizer: Tokenizer = load_tokenizer(folder)
+        tokens, room = len(self.tokenizer.pieces), self.model.config.vocab_size
+        if tokens > room:
+            raise UserError(f"{name}: the tokenizer has {tokens} tokens and the model {room}")
         names = settings.get("id2label") or {}
         self.labels = [names.get(str(i), f"LABEL_{i}") for i in range(count)]
         self.is_number = kind == "regression" or count == 1
@@ -174,7 +185,7 @@ class Problems:
     def add(self, row: rows.Row, problem: str) -> None:
         self.count += 1
         if self.count <= SHOWN_PROBLEMS:
-            print(f"note: {rows.at(self.path, row, problem)}", file=sys.stderr)
+            tqdm.write(f"note: {rows.at(self.path, row, problem)}", file=sys.stderr)  # above the progress bar
 
     def report(self, total: int) -> None:
         if self.count:
@@ -182,19 +193,40 @@ class Problems:
 
 
 def label_file(predictor: Predictor, path: str, column: str, output: str | None) -> None:
-    """Write the rows of a file again, in order, with the prediction of each."""
+    """Write the rows of a file again, in order, with the prediction of each.
+
+    Raises UserError where none of them could be read; nothing is left in `output` then.
+    """
     there = rows.columns_of(path)
     if rows.ending(path) != ".jsonl" and column not in there:  # where each row may have others
         raise UserError(f"{path}, row 1: {rows.no_column(column, there)}; --text_column names the one to read")
     problems, total = Problems(path), 0
-    found = rows.every_row(path)
+    is_silent = True if output is None else None  # None: where there is no terminal
+    found = tqdm(rows.every_row(path), desc=path, unit=" rows", delay=1, leave=False, disable=is_silent)
     with opened(output) as file:
         write = writer(file, path, [*there, *(name for name in predictor.columns if name not in there)])
-        while ahead := list(islice(found, AHEAD)):
+        for ahead in in_blocks(found):
             for fields in labelled(predictor, ahead, column, problems):
                 write(fields)
             total += len(ahead)
+        if total and problems.count == total:
+            raise UserError(f"{path}: none of its {total:,} rows could be read")
     problems.report(total)
+    if output is not None:
+        print(f"{output}: {total:,} {'row' if total == 1 else 'rows'}")
+
+
+def in_blocks(found: Iterable[rows.Row]) -> Iterator[list[rows.Row]]:
+    """The same rows, some at a time."""
+    block, size = [], 0
+    for row in found:
+        block.append(row)
+        size += sum(len(value) for value in row.fields.values() if isinstance(value, str))
+        if len(block) == AHEAD or size > AHEAD_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def labelled(predictor: Predictor, ahead: list[rows.Row], column: str, problems: Problems) -> Iterator[dict[str, Any]]:
@@ -233,10 +265,16 @@ def opened(output: str | None) -> Iterator[TextIO]:
 def writer(file: TextIO, path: str, columns: list[str]) -> Callable[[dict[str, Any]], object]:
     """What writes the fields of a row, in the format of the file at `path`."""
     if rows.ending(path) == ".jsonl":
-        return lambda fields: file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        return lambda fields: file.write(json_line(fields))
     table = csv.DictWriter(file, columns, delimiter=rows.separator(path), lineterminator="\n")
     table.writeheader()
     return table.writerow
+
+
+def json_line(fields: dict[str, Any]) -> str:
+    """The fields as a line of .jsonl, in which half a character is written as JSON's escape, such as \\ud83d."""
+    line = json.dumps(fields, ensure_ascii=False)
+    return f"{json.dumps(fields) if rows.HALF.search(line) else line}\n"
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def train(
     ends. Raises Diverged where the run does; the last state saved is then a good one.
     """
     model, averaged, optimizer, progress = state.model, state.averaged, state.optimizer, state.progress
-    compute = torch.compile(model) if config.compile else model
+    if config.compile:
+        model.states = torch.compile(model.states)  # through which every task goes
     autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
     watch = Watch(progress.seconds)
     model.train()
@@ -135,7 +136,7 @@ def train(
         loss = 0.0
         for part in zip(*(tensor.chunk(config.gradient_accumulation) for tensor in batch), strict=True):
             with autocast:
-                part_loss = task.loss(compute, *part) / config.gradient_accumulation
+                part_loss = task.loss(model, *part) / config.gradient_accumulation
             part_loss.backward()
             loss += part_loss.item()
 

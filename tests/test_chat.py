@@ -105,6 +105,36 @@ def test_long_conversations_are_cut_between_turns_and_that_is_said(farm):
     assert "cut" not in task_of(farm / "farm.jsonl", block_size=64).description()
 
 
+def test_exchanges_that_fit_no_row_lose_their_end_and_that_is_counted(tmp_path):
+    def said(user, assistant):
+        return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+
+    dialogues = [said("a", "b")] * 17
+    dialogues += [
+        said("a" * 15, "b"),
+        said("a" * 20, "b"),
+        said("a", "b" * 20) + said("a", "b"),
+    ]  # 15: its end has place
+    task = task_of(written(tmp_path / "long.jsonl", dialogues), block_size=16, tokenizer="char", vocab_size=1024)
+    assert task.description().endswith(
+        "; 3 longer than 16 are cut between turns, and 3 exchanges that do not fit even so lose their end"
+    )
+    learned = sorted(sum(learned) for rows in (task.rows, task.validation) for learned in rows.learned)
+    assert learned == [2] * 18 + [13]  # of a conversation that only its user has a place for, nothing
+
+
+def test_a_question_that_nobody_answers_and_none_at_all(farm):
+    task = task_of(farm / "farm.jsonl", block_size=64)
+    model = random_model(vocab_size=len(task.tokenizer.pieces), block_size=64)
+    with torch.no_grad():  # the end of a turn is always the most probable
+        model.ln_f.weight.zero_()
+        model.ln_f.bias.copy_(10 * model.wte.weight[task.tokenizer.end_of_text])
+        model.ln_f.bias[0] = model.wte.weight[task.tokenizer.end_of_text, 0] = 100
+    assert task.ending(model, farm)[-2] == "    assistant     (nothing)"
+    task.held_out = [[{"role": "assistant", "content": "moo!"}]]
+    assert task.ending(model, farm) == [f"talk to it    python -m mingpt.chat {farm}"]
+
+
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
 def test_other_tokenizers(farm, tokenizer):
     task = task_of(farm / "farm.jsonl", tokenizer=tokenizer, vocab_size=1024)
@@ -150,12 +180,13 @@ def test_transformers_opens_the_folder_measures_the_same_loss_and_stops_at_the_e
         ([], "--data pydoc: --task chat learns from a .jsonl file, such as data/support.jsonl"),
         (["--data", "none.jsonl"], "none.jsonl: cannot be read"),
         (["--data", "one.jsonl"], "one.jsonl: holds a single conversation"),
-        (["--data", "bad.jsonl"], "bad.jsonl, row 2: message 1 has the role bot"),
+        (["--data", "bad.jsonl"], 'bad.jsonl, row 2: message 1 has the role "bot"'),
         (
             ["--data", "farm.jsonl", "--block_size", "4"],
-            "--block_size 4: is too short for any of the answers in farm.jsonl",
+            "--block_size 4: is too short for any of the answers in 45 of the conversations in farm.jsonl",
         ),
         (["--data", "farm.jsonl", "--init_from", "letters"], "--data farm.jsonl: the character '"),
+        (["--data", "farm.jsonl", "--loss", "mse"], "--loss mse: does not fit --task chat; accepted are cross_entropy"),
     ],
 )
 def test_data_that_cannot_be_learned_from(farm, options, said, monkeypatch):

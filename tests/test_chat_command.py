@@ -54,10 +54,13 @@ def test_one_message(place, monkeypatch, capsys):
 
 def test_a_conversation_by_pipe_is_remembered_and_saved(place, monkeypatch, capsys):
     lines = (
-        "\ufeffcat\n\nand a pig?\n/save talk.jsonl\n/system You are a farm.\n/reset\nbee\n/save new.jsonl\n/quit\ndog\n"
+        "\ufeffcat\n/save talk.jsonl\n\nand a pig?\n/save talk.jsonl\n/system\tYou are  a farm. \n/system\n"
+        "/system You are a farm.\n/reset\nbee\n/save new.jsonl\n/quit\ndog\n"
     )
-    notes = ["saved in talk.jsonl", "the system's turn is now You are a farm.", "what was said is forgotten"]
-    expected = "".join(f"note: {note}\n" for note in [*notes, "saved in new.jsonl"])
+    notes = ["saved in talk.jsonl"] * 2
+    notes += ["the system's turn is now You are  a farm.", "there is no system's turn any more"]
+    notes += ["the system's turn is now You are a farm.", "what was said is forgotten", "saved in new.jsonl"]
+    expected = "".join(f"note: {note}\n" for note in notes)
     assert talk(place, monkeypatch, capsys, said=lines) == ("meow!\noink!\nbuzz!\n", expected)
     messages = [("user", "cat"), ("assistant", "meow!"), ("user", "and a pig?"), ("assistant", "oink!")]
     assert read_dialogues(place / "talk.jsonl") == [[{"role": role, "content": said} for role, said in messages]]
@@ -90,7 +93,10 @@ def test_the_oldest_turns_are_forgotten_and_that_is_said_once_for_each(place, mo
 
 def test_an_answer_that_has_no_room_is_cut_and_that_is_said(place, monkeypatch, capsys):
     _, err = talk(place, monkeypatch, capsys, "--message", "sheep", "--max_new_tokens", "1")
-    assert err == "note: the answer was cut off; it has no room in --max_new_tokens 1\n"
+    assert err == "note: the answer was cut off at --max_new_tokens 1\n"
+    options = ["--message", "sheep", "--temperature", "1000", "--max_new_tokens", "1000", "--seed"]
+    errors = {talk(place, monkeypatch, capsys, *options, str(seed)).err for seed in range(9)}
+    assert errors <= {"", "note: the answer was cut off at the end of the context of 64 tokens\n"} and len(errors) == 2
 
 
 def test_the_same_seed_gives_the_same_answers(place, monkeypatch, capsys):
@@ -109,7 +115,12 @@ def test_the_same_seed_gives_the_same_answers(place, monkeypatch, capsys):
         (b"/save\n", "line 1: /save: needs a FILE"),
         (b"/save a.jsonl\n", "/save: there is nothing yet to save"),
         (b"cat\n/save farm.jsonl\n", "/save farm.jsonl: is there already; name another file"),
-        (b"cat\n/save no/where.jsonl\n", "/save no/where.jsonl: cannot be written"),
+        (b"cat\n/save no/where.jsonl\n", "/save no/where.jsonl: cannot be written (No such file or directory)"),
+        (b"cat\n/save ~nobody at all/a\n", "line 2: /save ~nobody at all/a: cannot be written ("),
+        (b"cat\n/save a\0b\n", "cannot be written (embedded null"),
+        (b"cat\n/save " + b"a" * 300, "cannot be written (File name too long)"),
+        (b"cat\n/save two.jsonl\n/reset\ndog\n/save two.jsonl\n", "line 5: /save two.jsonl: is there already"),
+        (b"/system " + b"x" * 60, "line 1: /system: 62 tokens are too long a system's turn: there is room for 44"),
         (b"cat\n\xff\n", "standard input, line 2: is no UTF-8 text"),
     ],
 )
@@ -124,18 +135,20 @@ def test_a_line_that_cannot_be_obeyed_ends_a_pipe(place, monkeypatch, capsys, li
     [
         (["nowhere"], "nowhere: is neither a folder nor a known model"),
         (["text"], "text: was not trained with --task chat; python -m mingpt.generate continues a text with it"),
+        (["odd"], "odd: was not trained with --task chat; another program made it"),
         (["sorter"], "sorter: was not trained with --task chat; python -m mingpt.predict labels texts with it"),
         (["unmarked"], "unmarked: its tokenizer lacks the markers of turns"),
         (["endless", "--message", "aé"], "--message: the character 'é'"),
         (["out/farm", "--message", " "], "--message: is empty"),
-        (["out/farm", "--system", "x" * 60, "--message", "cat"], "is room for 0 beside the system's turn"),
+        (["endless", "--system", "aé"], "--system: the character 'é'"),
+        (["out/farm", "--system", "x" * 60, "--message", "cat"], "--system: 62 tokens are too long a system's turn"),
         (["out/farm", "--max_new_tokens", "0"], "--max_new_tokens 0: a whole number in [1, inf) is accepted"),
         (["out/farm", "--mesage", "a"], "--mesage: unknown flag; the nearest is --message"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(place, options, said, monkeypatch):
     model = random_model()
-    for name, task in {"text": None, "sorter": "classify", "unmarked": "chat"}.items():
+    for name, task in {"text": None, "sorter": "classify", "odd": ["chat"], "unmarked": "chat"}.items():
         more = {"task_specific_params": {"mingpt": {"task": task}}} if task else {}
         gpt2.write_folder(place / name, model.config, model.state_dict(), more=more)
         CharTokenizer("abc").save(place / name)
@@ -202,6 +215,28 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_then_ends(place):
     time.sleep(0.5)  # at this very moment, the system's line editor would not notice
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.process.wait(timeout=60) == 0
+
+
+def test_at_a_terminal_ctrl_c_before_an_answer_forgets_the_question_and_ends_one_message(place, monkeypatch, capsys):
+    class Typed(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    def interrupted(*_, **__):
+        def parts():
+            yield " "
+            raise KeyboardInterrupt
+
+        return None, parts()
+
+    monkeypatch.setattr("mingpt.streaming.answer", interrupted)
+    monkeypatch.setattr("sys.stdin", Typed(io.BytesIO(b"cat\n/save none.jsonl\n")))
+    monkeypatch.chdir(place)
+    assert chat.main(["out/farm"]) == 0
+    stopped = "note: stopped before there was an answer, and the question is forgotten\n"
+    assert capsys.readouterr().err == f"{stopped}error: /save: there is nothing yet to save\n"
+    with pytest.raises(KeyboardInterrupt):
+        chat.main(["out/farm", "--message", "cat"])
 
 
 def test_at_a_terminal_the_end_of_input_ends(place):

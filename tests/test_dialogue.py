@@ -10,6 +10,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from mingpt.data import bpe
@@ -99,6 +100,14 @@ def test_apply_chat_template_gives_the_same_ids_and_mask(plain, tmp_path):
         assert theirs.eos_token_id == tokenizer.end_of_text == ids[-1]
 
 
+@pytest.mark.parametrize("marker", SPECIAL)
+def test_in_transformers_content_that_spells_a_marker_is_refused(marker, tmp_path):
+    CHAR.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(TemplateError, match=f"a message holds the marker {re.escape(marker)}"):
+        theirs.apply_chat_template(dialogue("u Hi", "a Hello!", f"u a{marker}l"), add_generation_prompt=True)
+
+
 def test_the_mask_token_by_token():
     ids, learned = encode(CHAR, dialogue("s He", "u Hi", "a Hel", "u a", "a l"))
     shown = [CHAR.pieces[i].decode() for i in ids]
@@ -154,6 +163,13 @@ def test_a_prompt_keeps_the_newest_exchanges_and_the_system_turn(turns, has_syst
     assert ids == [*encode(CHAR, system + said[left_out:])[0], CHAR.vocabulary.ids["<|assistant|>"]]
 
 
+def test_a_prompt_of_the_system_turn_alone():
+    said = dialogue("s Hello")
+    assert prompt(CHAR, said, 8) == ([*encode(CHAR, said)[0], CHAR.vocabulary.ids["<|assistant|>"]], 0)
+    with pytest.raises(UserError, match="7 tokens are too long a message: there is room for 6"):
+        prompt(CHAR, said, 7)
+
+
 @settings(max_examples=200, deadline=None)
 @given(TURNS, st.booleans(), st.integers(2, 90))
 def test_pieces_of_a_long_conversation(turns, has_system, size):
@@ -161,15 +177,12 @@ def test_pieces_of_a_long_conversation(turns, has_system, size):
     said = dialogue(*turns)
     head, _ = encode(CHAR, system)
     found = pieces(CHAR, system + said, size)
-    assert all(len(ids) == len(learned) <= size for ids, learned in found)
-    assert all(ids[: len(head)] == head[:size] for ids, _ in found)
+    assert all(len(ids) == len(learned) and ids[: len(head)] == head for ids, learned in found)
     whole, whole_learned = encode(CHAR, said)
-    lengths = [
-        len(encode(CHAR, said[begin:end])[0]) for begin, end in itertools.pairwise([*exchanges(said), len(said)])
-    ]
-    if len(head) + max(lengths) <= size:
-        assert [i for ids, _ in found for i in ids[len(head) :]] == whole
-        assert [is_learned for _, learned in found for is_learned in learned[len(head) :]] == whole_learned
+    assert [i for ids, _ in found for i in ids[len(head) :]] == whole
+    assert [is_learned for _, learned in found for is_learned in learned[len(head) :]] == whole_learned
+    alone = [encode(CHAR, said[begin:end])[0] for begin, end in itertools.pairwise([*exchanges(said), len(said)])]
+    assert all(len(ids) <= size or ids[len(head) :] in alone for ids, _ in found)
     if len(head) + len(whole) <= size:
         assert len(found) == 1
 
@@ -235,9 +248,10 @@ def test_a_file_is_read_with_byte_order_mark_other_keys_and_blank_lines(tmp_path
         (row(USER, {"role": "assistant"}), 'message 2 is no object with "role" and "content"'),
         (
             row(USER, {"role": "asistant", "content": "a"}),
-            "message 2 has the role asistant; accepted are system, user, ",
+            'message 2 has the role "asistant"; accepted are system, user, ',
         ),
         (row({"role": None, "content": "a"}), "message 1 has the role null"),
+        (row({"role": "用户\n" * 40, "content": "a"}), 'message 1 has the role "用户\\n用户'),
         (row(USER), "has no turn of the assistant"),
         (row(USER, {"role": "assistant", "content": " \n"}), "the content of message 2 is empty"),
         (row({"role": "user", "content": ["Hi"]}, ASSISTANT), 'the content of message 1 is ["Hi"]; a text is accepted'),

@@ -6,12 +6,15 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingpt.data import rows
+from mingpt.data import labelled, rows
+from mingpt.data.text import whole_words
 from mingpt.errors import UserError
+from mingpt.tasks import measures
 
 
 @pytest.fixture
@@ -127,9 +130,22 @@ def test_another_encoding_is_named_with_the_row_and_how_to_convert(written):
     assert f"iconv -f WINDOWS-1252 -t UTF-8 {path} > utf8.csv" in second.problem
     russian = written("a.jsonl", '{"a": "очень хорошая книга"}\n'.encode("cp1251"))
     assert "(byte 0xEE), but the encoding of another script" in next(rows.every_row(russian)).problem
+    for encoding, texts in (
+        ("cp1252", ("Größe", "à", "5 €", "“naïve” très")),
+        ("gbk", ("汤很好喝", "好")),
+        ("cp1251", ("очень хорошая книга",)),
+        ("shift-jis", ("スープはとてもおいしい", "テレビ")),
+        ("euc-kr", ("국물이 좋다",)),
+    ):
+        for text in texts:
+            path = written("c.jsonl", f'{{"text": "{text}", "label": "positive", "id": 12}}\n'.encode(encoding))
+            (row,) = rows.every_row(path)
+            assert ("Windows-1252" in row.problem) == (encoding == "cp1252"), (text, row.problem)
     for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
         path = written("b.csv", "text,label\nin einem Café,y\n".encode(encoding))
         assert problem(rows.columns_of, path).startswith(f"{path}: is UTF-16; save it as UTF-8, or convert it: iconv")
+    path = written("my table.csv", "text,label\nja,y\n".encode("utf-16"))
+    assert f"-t UTF-8 '{path}' > utf8.csv" in problem(rows.columns_of, path)
     assert "row 1: is not UTF-8" in problem(rows.columns_of, written("c.csv", "größe,label\n".encode("cp1252")))
 
 
@@ -138,6 +154,8 @@ def test_files_that_are_no_tables(written, tmp_path):
         assert problem(rows.columns_of, path := written("a.csv", content)) == f"{path}: is empty"
         assert problem(list, rows.every_row(written("a.jsonl", content))).endswith("is empty")
     assert "binary file" in problem(rows.columns_of, written("a.csv", b"PK\x03\x04\x14\0\0\0\x08\0\x21\0\0\0\0\0\0\0"))
+    noise = np.random.default_rng(1).integers(1, 256, 5000, dtype=np.uint8).tobytes()  # as in a picture or an archive
+    assert "binary file" in problem(rows.columns_of, written("a.csv", noise))
     for name in ("a.txt", "a.xlsx", "a", "a.json"):
         said = problem(rows.columns_of, written(name, "text,label\n"))
         assert said == f"{tmp_path / name}: accepted are files that end in .csv, .tsv or .jsonl"
@@ -159,16 +177,19 @@ def test_texts():
     assert problem(rows.text_of, row, "none") == "none is empty"
     assert problem(rows.text_of, row, "null") == "null is null; a text is accepted"
     assert problem(rows.text_of, row, "number") == "number is 5; a text is accepted"
+    assert problem(rows.text_of, rows.Row(3, {"text": "cut \ud83d"}), "text") == "text holds half a character, U+D83D"
     assert problem(rows.text_of, row, "texts") == (
         "has no column texts; it has text, none, null, number; the nearest is text"
     )
 
 
 def test_labels():
-    row = rows.Row(3, {"a": " good ", "b": 1, "c": True, "d": 2.5, "e": None, "f": ""})
-    assert [rows.label_of(row, name) for name in "abcd"] == ["good", "1", "true", "2.5"]
+    row = rows.Row(3, {"a": " good ", "b": 1, "c": True, "d": 2.5, "e": None, "f": "", "g": 10**400})
+    assert [rows.label_of(row, name) for name in "abcdg"] == ["good", "1", "true", "2.5", "1" + "0" * 400]
     assert problem(rows.label_of, row, "e") == "e is null; a text is accepted"
     assert problem(rows.label_of, row, "f") == "f is empty"
+    for value, said in ((float("nan"), "NaN"), (float("-inf"), "-Infinity")):
+        assert problem(rows.label_of, rows.Row(1, {"a": value}), "a") == f"a is {said}; a text is accepted"
 
 
 @pytest.mark.parametrize(("value", "number"), [("3.5", 3.5), (" -2 ", -2), ("1e3", 1000), (4, 4), (0.25, 0.25)])
@@ -182,3 +203,74 @@ def test_numbers(value, number):
 def test_what_is_no_number(value):
     said = problem(rows.number_of, rows.Row(1, {"n": value}), "n")
     assert said.startswith("n is ") and said.endswith("; a number such as 3.5 is accepted")
+
+
+def test_what_is_said_of_a_row_is_one_line_of_some_words():
+    long = rows.Row(1, {"n": "very " * 100_000, "two\nlines": "a\nb", **{f"column {i}": i for i in range(500)}})
+    assert problem(rows.number_of, long, "n").startswith("n is very very ")
+    assert problem(rows.number_of, long, "two\nlines").startswith("two\nlines is a b; ")
+    for said in (problem(rows.number_of, long, "n"), problem(rows.text_of, long, "none")):
+        assert len(said) < 400 and "\n" not in said
+    assert " and 482 more" in problem(rows.text_of, long, "none")
+
+
+# ---- What is learned from a table ----
+
+
+def test_no_row_is_held_out_where_every_label_is_another():
+    assert problem(labelled.split, np.arange(30), 0).startswith("every row has a label of its own")
+    learned, held_out = labelled.split(np.array([*range(29), 28]), 0)
+    assert len(learned) == 29 and held_out[0] in (28, 29)
+
+
+@given(st.lists(st.integers(0, 5), min_size=20, max_size=200), st.integers(0, 2**31 - 1))
+def test_of_each_stratum_a_tenth_is_held_out(strata, seed):
+    learned, held_out = labelled.split(np.array(strata), seed)
+    assert sorted([*learned, *held_out]) == list(range(len(strata))) and len(held_out)
+    for stratum in set(strata):
+        count, held = strata.count(stratum), sum(strata[i] == stratum for i in held_out)
+        assert count // 10 <= held <= -(-count // 10) - (count == 1)
+
+
+def test_a_file_in_another_encoding_is_said_once(written):
+    path = written("a.csv", b"text,label\n" + "schöne Größe,x\n".encode("cp1252") * 50)
+    assert "row 2: is not UTF-8" in problem(labelled.read_examples, path, "text", "label", rows.label_of)
+
+
+@given(st.text())
+def test_a_short_text_has_the_ids_of_its_words(text):
+    tokenizer = labelled.tokenizer_of("bpe", ["low lower, lowest; wide wider"] * 3, [], 270)
+    words = np.concatenate([[], *map(tokenizer.encode_array, whole_words(iter([text])))])
+    assert np.array_equal(labelled.encode(tokenizer, text), words)
+
+
+def test_measures_of_numbers_that_are_all_alike():
+    alike, others = np.full(3, 0.1), np.array([0.1, 0.2, 0.3])
+    assert alike.std() > 0  # by rounding
+    found = measures.of_numbers(alike, others)
+    assert found["r2"] == found["correlation"] == 0
+    found = measures.of_numbers(others, alike)
+    assert found["r2"] == pytest.approx(-1.5) and found["correlation"] == 0
+
+
+def test_a_table_of_confusions_lines_up_whatever_the_labels_are():
+    n = np.array([[1, 20_000, 0], [3, 4, 5], [6, 7, 8]])
+    assert measures.table(n, ["good", "评论", "two\nlines"]) == [
+        "             good    评论  two lines",
+        "good            1  20,000          0",
+        "评论            3       4          5",
+        "two lines       6       7          8",
+    ]
+    assert max(map(len, measures.table(n, ["good", "bad", "very " * 1000]))) < 150
+
+
+def test_of_many_classes_the_commonest_mistakes_are_listed():
+    n = np.diag([9] * 12)
+    labels = [f"class {i}" for i in range(12)]
+    assert measures.table(n, labels) == []
+    n[3, 5], n[7, 0], n[0, 1] = 1, 1200, 1
+    assert [line.strip() for line in measures.table(n, labels)] == [
+        "1,200  class 7 taken for class 0",
+        "1  class 0 taken for class 1",
+        "1  class 3 taken for class 5",
+    ]

@@ -25,7 +25,7 @@ from typing import Any
 from mingpt.data import rows
 from mingpt.data.tokenizer import Tokenizer, of_vocabulary
 from mingpt.errors import UserError
-from mingpt.settings import nearest, shown
+from mingpt.settings import nearest
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 Turn = tuple[list[int], list[bool]]  # ids, and whether each is learned
@@ -34,9 +34,13 @@ ROLES = ("system", "user", "assistant")
 MARKERS = {role: f"<|{role}|>" for role in ROLES}
 END = "<|end|>"
 
-# The same for transformers' apply_chat_template. Its {% generation %} encloses what is learned.
+# The same for transformers' apply_chat_template. Its {% generation %} encloses what is learned. It writes a text
+# first, in which a marker is a marker whoever typed it: content that spells one is refused there.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
+    f"{{% for marker in {[*MARKERS.values(), END]} %}}"
+    "{% if marker in message['content'] %}{{ raise_exception('a message holds the marker ' + marker) }}{% endif %}"
+    "{% endfor %}"
     "{{ '<|' + message['role'] + '|>' }}"
     "{% if message['role'] == 'assistant' %}"
     "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
@@ -93,9 +97,9 @@ def checked(message: Any, name: str) -> Message:
         raise UserError(f'{name} is no object with "role" and "content"')
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise UserError(f"{name} has the role {shown(role)}; accepted are {', '.join(ROLES)}{nearest(role, ROLES)}")
+        raise UserError(f"{name} has the role {brief(role)}; accepted are {', '.join(ROLES)}{nearest(role, ROLES)}")
     if not isinstance(content, str):
-        raise UserError(f"the content of {name} is {json.dumps(content)[:40]}; a text is accepted")
+        raise UserError(f"the content of {name} is {brief(content)}; a text is accepted")
     if not content.strip():
         raise UserError(f"the content of {name} is empty")
     try:
@@ -103,6 +107,11 @@ def checked(message: Any, name: str) -> Message:
     except UnicodeEncodeError as error:
         raise UserError(f"the content of {name} holds half a character, U+{ord(content[error.start]):04X}") from None
     return {"role": role, "content": content}
+
+
+def brief(value: Any) -> str:
+    """The beginning of a value in JSON, on one line."""
+    return json.dumps(value, ensure_ascii=False)[:40]
 
 
 # ---- From conversations to ids ----
@@ -135,10 +144,10 @@ def joined(turns: Iterable[Turn]) -> Turn:
 
 
 def pieces(tokenizer: Tokenizer, messages: Sequence[Message], size: int) -> list[Turn]:
-    """A conversation in pieces of at most `size` ids, cut before a turn of the user; most are of one piece.
+    """A conversation in pieces of at most `size` ids, cut between two exchanges; most are of one piece.
 
     Each piece begins with the system's turn, as a prompt does (see `prompt`). Where an exchange alone is
-    longer, it loses its end, and with it perhaps all that is learned of it.
+    longer, so is its piece.
     """
     system, exchanges = split(tokenizer, messages)
     grown: list[list[Turn]] = []
@@ -147,8 +156,7 @@ def pieces(tokenizer: Tokenizer, messages: Sequence[Message], size: int) -> list
             grown[-1] += exchange
         else:
             grown.append(exchange)
-    whole = [joined([*system, *turns]) for turns in grown]
-    return [(ids[:size], learned[:size]) for ids, learned in whole]
+    return [joined([*system, *turns]) for turns in grown]
 
 
 def prompt(tokenizer: Tokenizer, messages: Sequence[Message], size: int) -> tuple[list[int], int]:
@@ -171,10 +179,10 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message], size: int) -> tupl
 
 
 def split(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Turn], list[list[Turn]]]:
-    """The system's turn, where there is one at the beginning, and the exchanges: what is said, and the answer to it."""
+    """The system's turn, where one stands before others, and the exchanges: what is said, and the answer to it."""
     roles = [message["role"] for message in messages]
     turns = [encode_turn(tokenizer, message) for message in messages]
-    first = int(roles[0] == "system")
+    first = int(roles[0] == "system" and len(roles) > 1)
     exchanges: list[list[Turn]] = []
     for i in range(first, len(turns)):
         if i == first or (roles[i - 1] == "assistant" and roles[i] != "assistant"):

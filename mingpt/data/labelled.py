@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mingpt.data import bpe, rows
-from mingpt.data.text import whole_words
+from mingpt.data.text import LONGEST_WORD, whole_words
 from mingpt.data.tokenizer import BPETokenizer, Tokenizer, new_tokenizer
 from mingpt.data.vocabulary import Vocabulary
 from mingpt.errors import UserError
@@ -62,6 +62,8 @@ def read_examples(
             examples.append(Example(row, rows.text_of(row, text_column), value(row, label_column)))
         except UserError as error:
             problems.append(rows.at(path, row, str(error)))
+            if row.problem.startswith(rows.ENCODED_OTHERWISE):
+                break  # most rows after it would say the same
     if len(problems) > SHOWN_PROBLEMS:
         problems[SHOWN_PROBLEMS:] = [f"{path}: {len(problems) - SHOWN_PROBLEMS:,} more rows cannot be used"]
     if problems:
@@ -74,12 +76,15 @@ def read_examples(
 def split(strata: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows to learn from, and the tenth that is held out: of each stratum a tenth, rounded up or down.
 
-    `strata` has a whole number for each row, its class say. The only row of a stratum is learned from.
+    `strata` has a whole number for each row, its class say. The only row of a stratum is learned from. Raises UserError
+    where no stratum has two rows.
     """
     chance = np.random.default_rng([seed, 0, 1])  # apart from those of the epochs
     order = chance.permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]
     candidates = order[np.bincount(strata)[strata[order]] > 1]
+    if not len(candidates):
+        raise UserError("every row has a label of its own; a label that several rows have can be learned")
     every = max(ONE_IN, -(-len(strata) // MOST_HELD_OUT))
     held_out = np.sort(candidates[chance.integers(min(every, len(candidates))) :: every])
     return np.setdiff1d(np.arange(len(strata)), held_out), held_out
@@ -97,7 +102,7 @@ def tokenizer_of(name: str, texts: Sequence[str], others: Sequence[str], vocab_s
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """The ids of a text of any length. Raises UserError where the tokenizer lacks a character."""
-    if tokenizer.vocabulary.kind != "bpe":
+    if tokenizer.vocabulary.kind != "bpe" or len(text) <= LONGEST_WORD:
         return tokenizer.encode_array(text)
     pieces = whole_words(iter([text]), tokenizer.vocabulary.added)
     return np.concatenate([tokenizer.encode_array(piece) for piece in pieces])

@@ -14,6 +14,7 @@ import csv
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -27,7 +28,14 @@ ENDINGS = (".csv", ".tsv", ".jsonl")
 WHOLE_LINE = "line"  # the column of a line of .jsonl that is no object
 LONGEST_VALUE = 2**31 - 1  # characters
 HEAD_BYTES = 4096  # of a file, by which it is told from a text
+CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x1b"})  # bytes that few texts have; some encodings have an escape
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what stands for a byte that could not be decoded
+ENCODED_OTHERWISE = "is not UTF-8"  # begins the problem of a row that has such a byte
+RUN = re.compile(f"{NOT_UTF8.pattern}+")
+WORD = re.compile("[A-Za-z]*[\udc80-\udcff][A-Za-z\udc80-\udcff]*")  # with such a byte
+HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can hold without the other half
+SHOWN_COLUMNS = 20  # of a file, in a line that says what it has
+SHOWN_CHARACTERS = 40  # of a value or a name
 
 
 @dataclass(frozen=True)
@@ -44,18 +52,11 @@ class Row:
     problem: str = ""
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
-    """The rows of a file, blank lines left out. Raises UserError at the first that cannot be read."""
-    for row in every_row(path):
-        if row.problem:
-            raise UserError(at(path, row, row.problem))
-        yield row
-
-
 def every_row(path: str | Path) -> Iterator[Row]:
-    """The same with the rows that cannot be read, each of which says why. Raises UserError where the file is at fault.
+    """The rows of a file, blank lines left out; those that cannot be read say why.
 
-    That is a file that is missing, empty, no UTF-8 text, or of another ending.
+    Raises UserError where the file is at fault: it is missing, empty, binary, in UTF-16, or of another ending, or its
+    first row names no columns.
     """
     with opened(path) as file:
         yield from objects(file) if ending(path) == ".jsonl" else records(path, file)
@@ -80,16 +81,19 @@ def text_of(row: Row, column: str) -> str:
     """The text in a column. Raises UserError where there is none."""
     value = value_of(row, column)
     if not isinstance(value, str):
-        raise UserError(f"{column} is {json.dumps(value)[:40]}; a text is accepted")
+        raise UserError(f"{column} is {brief(value)}; a text is accepted")
     if not value.strip():
         raise UserError(f"{column} is empty")
+    half = HALF.search(value)
+    if half is not None:
+        raise UserError(f"{column} holds half a character, U+{ord(half[0]):04X}")
     return value
 
 
 def label_of(row: Row, column: str) -> str:
     """The label in a column, without the white space around it: a text, or in .jsonl a number, true or false."""
     value = value_of(row, column)
-    if isinstance(value, int | float):
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         value = json.dumps(value)
     return text_of(Row(row.number, {column: value}), column).strip()
 
@@ -104,10 +108,7 @@ def number_of(row: Row, column: str) -> float:
     except (ValueError, TypeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(
-            f"{column} is {value if isinstance(value, str) and value else json.dumps(value)}; "
-            "a number such as 3.5 is accepted"
-        )
+        raise UserError(f"{column} is {brief(value)}; a number such as 3.5 is accepted")
     return number
 
 
@@ -120,7 +121,23 @@ def value_of(row: Row, column: str) -> Any:
 def no_column(column: str, there: Iterable[str]) -> str:
     """That a column is missing, and which there are."""
     there = list(there)
-    return f"has no column {column}; it has {', '.join(there) or 'none'}{nearest(column, there)}"
+    return f"has no column {column}; it has {listed(there) or 'none'}{nearest(column, there)}"
+
+
+def listed(names: list[str]) -> str:
+    """The names of columns in a line; of many, the first."""
+    more = len(names) - SHOWN_COLUMNS
+    return ", ".join(map(brief, names[:SHOWN_COLUMNS])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def brief(value: Any) -> str:
+    """A value of a row, on one line and of no great length.
+
+    >>> brief("so good, so\\nwarm"), brief(""), brief(None)
+    ('so good, so warm', '""', 'null')
+    """
+    text = " ".join(value.split()) if isinstance(value, str) else json.dumps(value)
+    return f"{text[:SHOWN_CHARACTERS]}..." if len(text) > SHOWN_CHARACTERS else text or '""'
 
 
 # ---- Files ----
@@ -153,12 +170,17 @@ def check_is_text(path: str | Path, head: bytes) -> None:
     zeros = [head[half::2].count(0) * 4 > len(head) > head[1 - half :: 2].count(0) * 20 for half in (0, 1)]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or any(zeros):
         raise UserError(f"{path}: is UTF-16; {conversion(path, 'UTF-16')}")
-    if head.count(0) * 100 > len(head):
-        raise UserError(f"{path}: is a binary file (it holds zero bytes); text in UTF-8 is accepted")
+    controls = len(head) - len(head.translate(None, CONTROLS))
+    strange = len(NOT_UTF8.findall(head.decode("utf-8", errors="surrogateescape")))
+    is_utf8 = strange <= 3  # of a character that is cut at the end
+    if head.count(0) * 100 > len(head) or (controls * 100 > len(head) and not is_utf8):
+        raise UserError(f"{path}: is a binary file; text in UTF-8 is accepted")
 
 
 def conversion(path: str | Path, encoding: str) -> str:
-    return f"save it as UTF-8, or convert it: iconv -f {encoding} -t UTF-8 {path} > utf8{ending(path)}"
+    return (
+        f"save it as UTF-8, or convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > utf8{ending(path)}"
+    )
 
 
 def encoding_problem(path: str | Path, text: str) -> str:
@@ -166,11 +188,12 @@ def encoding_problem(path: str | Path, text: str) -> str:
     found = NOT_UTF8.search(text)
     if found is None:
         return "holds a zero byte" if "\0" in text else ""
-    # In Western European text few letters have an accent; in other scripts most bytes are none of ASCII's.
-    is_western = len(NOT_UTF8.findall(text)) * 3 < len(text)
+    # In Western European text such a byte is a mark alone or a letter among others; in other scripts they are many.
+    count, letters = len(NOT_UTF8.findall(text)), len("".join(WORD.findall(text)))
+    is_western = count == len(RUN.findall(text)) or count * 5 < letters * 3
     guess = "most likely Windows-1252" if is_western else "but the encoding of another script"
     how = conversion(path, "WINDOWS-1252" if is_western else "ENCODING")
-    return f"is not UTF-8 (byte 0x{ord(found[0]) - 0xDC00:02X}), {guess}; {how}"
+    return f"{ENCODED_OTHERWISE} (byte 0x{ord(found[0]) - 0xDC00:02X}), {guess}; {how}"
 
 
 # ---- .jsonl ----
@@ -193,7 +216,7 @@ def parsed(path: str, line: str) -> tuple[dict[str, Any], str]:
     else:
         if isinstance(found, dict):
             return found, problem
-        problem = problem or f'is no object such as {{"text": "..."}} but {line.strip():.40}'
+        problem = problem or f'is no object such as {{"text": "..."}} but {brief(line)}'
     return {WHOLE_LINE: line.rstrip("\r\n")}, problem
 
 
@@ -274,7 +297,7 @@ def records(path: str | Path, file: TextIO) -> Iterator[Row]:
 def misfit(names: list[str], values: list[str]) -> str:
     if len(values) == len(names):
         return ""
-    return f"has {len(values)} values, and there are {len(names)} columns ({', '.join(names)})"
+    return f"has {len(values)} values, and there are {len(names)} columns ({listed(names)})"
 
 
 def unparsable(error: csv.Error) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import shlex
@@ -45,6 +44,7 @@ class ChatTask:
         if config.data in BUILT_IN:
             raise UserError(f"--data {config.data}: --task chat learns from a .jsonl file, such as data/support.jsonl")
         self.config, self.origin, path = config, origin, Path(config.data)
+        self.chosen_loss = losses.choose("chat", config.loss)
         dialogues = read_dialogues(path)
         if len(dialogues) < 2:
             raise UserError(f"{path}: holds a single conversation; one to learn from and one held out are needed")
@@ -53,7 +53,7 @@ class ChatTask:
         count = max(1, len(dialogues) // 10)
         self.held_out, learned_from = ([dialogues[i] for i in part] for part in (order[:count], order[count:]))
         self.tokenizer = with_markers(self.plain_tokenizer(learned_from))
-        self.learned_from, self.cut = len(learned_from), 0
+        self.learned_from, self.cut, self.shortened = len(learned_from), 0, 0
         self.rows, self.validation = self.packed(learned_from), self.packed(self.held_out)
         self.text_bytes = np.array([len(piece) for piece in self.tokenizer.pieces])  # of text in each token
         self.text_bytes[[self.tokenizer.vocabulary.ids[token] for token in self.tokenizer.vocabulary.special]] = 0
@@ -69,7 +69,11 @@ class ChatTask:
         return new_tokenizer(self.config.tokenizer, {c for messages in both for m in messages for c in m["content"]})
 
     def packed(self, dialogues: Sequence[Sequence[Message]]) -> Rows:
-        """The conversations in rows. Counts those that are cut. Raises UserError where nothing of them is learned."""
+        """The conversations in rows, what is longer than a row without its end.
+
+        Counts the conversations that are cut, and the exchanges that lose their end, and with it perhaps all that is
+        learned of them. Raises UserError where nothing is learned of any.
+        """
         T = self.config.block_size
         sequences: list[Turn] = []
         for messages in dialogues:
@@ -77,10 +81,14 @@ class ChatTask:
                 found = pieces(self.tokenizer, messages, T + 1)
             except UserError as error:  # a character that the tokenizer lacks
                 raise UserError(f"--data {self.config.data}: {error}") from None
-            self.cut += len(found) > 1 or found[0][0][-1] != self.tokenizer.end_of_text
-            sequences += [(ids, learned) for ids, learned in found if any(learned)]
+            too_long = sum(len(ids) > T + 1 for ids, _ in found)
+            self.cut += len(found) > 1 or too_long > 0
+            self.shortened += too_long
+            shortened = [(ids[: T + 1], learned[: T + 1]) for ids, learned in found]
+            sequences += [(ids, learned) for ids, learned in shortened if any(learned)]
         if not sequences:
-            raise UserError(f"--block_size {T}: is too short for any of the answers in {self.config.data}")
+            of = f"{len(dialogues):,} of the conversations in {self.config.data}"
+            raise UserError(f"--block_size {T}: is too short for any of the answers in {of}")
         return Rows(sequences, T)
 
     def model_config(self) -> GPTConfig:
@@ -98,7 +106,11 @@ class ChatTask:
             f"{self.name}: {self.learned_from:,} conversations and {len(self.held_out):,} held out, {tokens:,} tokens "
             f"({kind}, {len(self.tokenizer.pieces):,} different), {learned:,} of them the assistant's"
         )
-        return line + (f"; {self.cut:,} longer than {self.config.block_size} are cut between turns" if self.cut else "")
+        if self.cut:
+            line += f"; {self.cut:,} longer than {self.config.block_size} are cut between turns"
+        if self.shortened:
+            line += f", and {self.shortened:,} exchanges that do not fit even so lose their end"
+        return line
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """The rows of update `step`, see data/packing.py; and of each (B,) the part of the targets that it has.
@@ -120,7 +132,7 @@ class ChatTask:
         mask = (owner[:, :, None] == owner[:, None, :]).tril()  # (B, T, T)
         is_learned = y != NOT_LEARNED
         states = model.states(x, positions=positions, mask=mask)[is_learned]  # (N, C)
-        return losses.choose("chat", self.config.loss)(model.head(states), y[is_learned], label_smoothing)
+        return self.chosen_loss(model.head(states), y[is_learned], label_smoothing)
 
     @torch.no_grad()
     def evaluate(self, model: GPT, device: str) -> dict[str, float]:
@@ -138,30 +150,37 @@ class ChatTask:
 
     def ending(self, model: GPT, folder: Path) -> list[str]:
         """A question that is held out, and what the model answers."""
-        lines = []
-        for messages, ids in self.questions(kept(model.config.block_size)):
-            _, parts = answer(model, self.tokenizer, ids, ANSWER_TOKENS, seed=self.config.seed, temperature=TEMPERATURE)
-            said = [*messages, {"role": "assistant", "content": "".join(parts)}]
-            heading = "its answer to a question that it has not seen"
-            lines = [heading, "", *(line for message in said for line in shown(message))]
-            break
-        return [*lines, f"talk to it    python -m mingpt.chat {shlex.quote(str(folder))}"]
+        talk = f"talk to it    python -m mingpt.chat {shlex.quote(str(folder))}"
+        S = model.config.block_size
+        question = next(self.questions(kept(S)), None)
+        if question is None:
+            return [talk]
+        messages, ids = question
+        longest = min(ANSWER_TOKENS, S - len(ids))
+        _, parts = answer(model, self.tokenizer, ids, longest, seed=self.config.seed, temperature=TEMPERATURE)
+        said = [*messages, {"role": "assistant", "content": "".join(parts).strip() or "(nothing)"}]
+        lines = [line for message in said for line in wrapped(message)]
+        return ["its answer to a question that it has not seen", "", *lines, talk]
 
     def questions(self, size: int) -> Iterator[tuple[list[Message], list[int]]]:
         """The conversations held out, each up to the user's first turn, and the ids of that, at most `size`."""
         for messages in self.held_out:
             roles = [message["role"] for message in messages]
-            asked = messages[: roles.index("user") + 1] if "user" in roles else []
-            with contextlib.suppress(UserError):  # it is too long
-                if asked:
-                    yield asked, prompt(self.tokenizer, asked, size)[0]
+            if "user" not in roles:
+                continue
+            asked = messages[: roles.index("user") + 1]
+            try:
+                ids, _ = prompt(self.tokenizer, asked, size)
+            except UserError:  # it is too long
+                continue
+            yield asked, ids
 
 
 def tensors(packed: Packed) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(part) for part in packed)
 
 
-def shown(message: Message) -> list[str]:
+def wrapped(message: Message) -> list[str]:
     """A message for a person, its role before it."""
     return textwrap.wrap(
         f"{message['role']:<14}{message['content']}", 100, initial_indent="    ", subsequent_indent=" " * 18

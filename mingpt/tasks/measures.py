@@ -12,9 +12,12 @@ Notation: N predictions; K classes; n[i, j] how many of class i were taken for c
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+
+from mingpt.data import rows
 
 WIDEST_TABLE = 10  # classes; of more, only the commonest mistakes are listed
 
@@ -32,9 +35,13 @@ def of_classes(n: np.ndarray) -> dict[str, float]:
 
 
 def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """rmse, mae, r2 and correlation of targets and predictions (N,); 0 where all of one of them are alike."""
+    """rmse, mae, r2 and correlation of targets and predictions (N,); the last two are 0 where they have no meaning.
+
+    That is where all targets are alike, or for the correlation all predictions.
+    """
     error = predicted - targets
-    spread, spread_predicted = targets.std(), predicted.std()
+    # Of numbers that are alike the deviation comes out as a little more than 0, where their mean is rounded.
+    spread, spread_predicted = (part.std() if np.ptp(part) else 0.0 for part in (targets, predicted))
     joint = ((targets - targets.mean()) * (predicted - predicted.mean())).mean()
     return {
         "rmse": float(np.sqrt(np.square(error).mean())),
@@ -46,14 +53,21 @@ def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 def table(n: np.ndarray, labels: Sequence[str]) -> list[str]:
     """A confusion table in lines of text, a row for each class; of many classes only the commonest mistakes."""
-    if len(labels) > WIDEST_TABLE:
-        wrong = n * (1 - np.eye(len(labels), dtype=n.dtype))
-        worst = [divmod(int(place), len(labels)) for place in np.argsort(-wrong, axis=None, kind="stable")]
-        return [f"{wrong[i, j]:>6,}  {labels[i]} taken for {labels[j]}" for i, j in worst[:WIDEST_TABLE] if wrong[i, j]]
-    width = max(len(label) for label in labels)
-    widths = [max(len(label), 6) for label in labels]
-    head = "  ".join(f"{label:>{w}}" for label, w in zip(labels, widths, strict=True))
-    lines = [f"{'':{width}}  {head}"]
-    for label, row in zip(labels, n, strict=True):
-        lines.append(f"{label:{width}}  " + "  ".join(f"{count:>{w},}" for count, w in zip(row, widths, strict=True)))
+    names = [rows.brief(label) for label in labels]
+    if len(names) > WIDEST_TABLE:
+        mistakes = [(-n[i, j], i, j) for i, j in np.argwhere(n).tolist() if i != j]
+        worst = sorted(mistakes)[:WIDEST_TABLE]
+        return [f"{-count:>6,}  {names[i]} taken for {names[j]}" for count, i, j in worst]
+    first = max(map(width, names))
+    widths = [max(width(name), 6) for name in names]
+    head = "  ".join(" " * (w - width(name)) + name for name, w in zip(names, widths, strict=True))
+    lines = [f"{'':{first}}  {head}"]
+    for name, row in zip(names, n, strict=True):
+        counts = "  ".join(f"{count:>{w},}" for count, w in zip(row, widths, strict=True))
+        lines.append(f"{name}{' ' * (first - width(name))}  {counts}")
     return lines
+
+
+def width(text: str) -> int:
+    """The columns that a text takes in a terminal: two for each Chinese character."""
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

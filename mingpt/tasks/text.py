@@ -35,6 +35,7 @@ class TextTask:
         if origin is None and config.init_from is not None:
             origin = Path(config.init_from)
         self.config, self.origin = config, origin
+        self.chosen_loss = losses.choose("text", config.loss)
         asked = config.tokenizer if origin is None else load_tokenizer(origin)
         self.data = TextData(config.data, asked, config.block_size, config.batch_size, config.vocab_size)
         self.name, self.sha256, self.tokenizer = self.data.name, self.data.sha256, self.data.tokenizer
@@ -68,7 +69,7 @@ class TextTask:
         return self.surprise(model, x, y, self.config.label_smoothing)
 
     def surprise(self, model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        return losses.choose("text", self.config.loss)(model(x), y, label_smoothing)  # of logits (B, T, V)
+        return self.chosen_loss(model(x), y, label_smoothing)  # of logits (B, T, V)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
