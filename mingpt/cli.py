@@ -71,6 +71,8 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
         output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ? and does not end the run
     try:
         code = main(sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it is caught that nobody reads it
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)

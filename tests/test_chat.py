@@ -148,7 +148,7 @@ def test_other_tokenizers(farm, tokenizer):
 
 def test_the_run_says_what_it_learns_and_shows_an_answer(farm):
     printed = (farm / "printed.txt").read_text(encoding="utf-8")
-    assert "data          farm: 45 conversations and 4 held out, " in printed
+    assert "data          farm: 45 conversations to learn from and 4 held out; " in printed
     assert "talk to it    python -m mingpt.chat out/farm\n" in printed
     sample = printed[printed.index("its answer to a question that it has not seen") :]
     assert re.search(r"    user          (and a )?duck\??\n    assistant     quack!\n", sample)
@@ -180,7 +180,7 @@ def test_transformers_opens_the_folder_measures_the_same_loss_and_stops_at_the_e
         ([], "--data pydoc: --task chat learns from a .jsonl file, such as data/support.jsonl"),
         (["--data", "none.jsonl"], "none.jsonl: cannot be read"),
         (["--data", "one.jsonl"], "one.jsonl: holds a single conversation"),
-        (["--data", "bad.jsonl"], 'bad.jsonl, row 2: message 1 has the role "bot"'),
+        (["--data", "bad.jsonl"], "bad.jsonl, row 2: message 1 has the role bot"),
         (
             ["--data", "farm.jsonl", "--block_size", "4"],
             "--block_size 4: is too short for any of the answers in 45 of the conversations in farm.jsonl",

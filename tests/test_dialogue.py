@@ -248,10 +248,10 @@ def test_a_file_is_read_with_byte_order_mark_other_keys_and_blank_lines(tmp_path
         (row(USER, {"role": "assistant"}), 'message 2 is no object with "role" and "content"'),
         (
             row(USER, {"role": "asistant", "content": "a"}),
-            'message 2 has the role "asistant"; accepted are system, user, ',
+            "message 2 has the role asistant; accepted are system, user, ",
         ),
         (row({"role": None, "content": "a"}), "message 1 has the role null"),
-        (row({"role": "用户\n" * 40, "content": "a"}), 'message 1 has the role "用户\\n用户'),
+        (row({"role": "用户\n" * 40, "content": "a"}), "message 1 has the role 用户 用户"),
         (row(USER), "has no turn of the assistant"),
         (row(USER, {"role": "assistant", "content": " \n"}), "the content of message 2 is empty"),
         (row({"role": "user", "content": ["Hi"]}, ASSISTANT), 'the content of message 1 is ["Hi"]; a text is accepted'),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mingpt.data import labelled, rows
 from mingpt.data.text import whole_words
+from mingpt.data.tokenizer import tokenizer_for
 from mingpt.errors import UserError
 from mingpt.tasks import measures
 
@@ -239,7 +240,7 @@ def test_a_file_in_another_encoding_is_said_once(written):
 
 @given(st.text())
 def test_a_short_text_has_the_ids_of_its_words(text):
-    tokenizer = labelled.tokenizer_of("bpe", ["low lower, lowest; wide wider"] * 3, [], 270)
+    tokenizer = tokenizer_for("bpe", ["low lower, lowest; wide wider"] * 3, [], 270)
     words = np.concatenate([[], *map(tokenizer.encode_array, whole_words(iter([text])))])
     assert np.array_equal(labelled.encode(tokenizer, text), words)
 

@@ -17,7 +17,6 @@ content is encoded as plain text: whoever types <|system|> into a message has ty
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,11 @@ def checked(message: Any, name: str) -> Message:
         raise UserError(f'{name} is no object with "role" and "content"')
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise UserError(f"{name} has the role {brief(role)}; accepted are {', '.join(ROLES)}{nearest(role, ROLES)}")
+        raise UserError(
+            f"{name} has the role {rows.brief(role)}; accepted are {', '.join(ROLES)}{nearest(role, ROLES)}"
+        )
     if not isinstance(content, str):
-        raise UserError(f"the content of {name} is {brief(content)}; a text is accepted")
+        raise UserError(f"the content of {name} is {rows.brief(content)}; a text is accepted")
     if not content.strip():
         raise UserError(f"the content of {name} is empty")
     try:
@@ -107,11 +108,6 @@ def checked(message: Any, name: str) -> Message:
     except UnicodeEncodeError as error:
         raise UserError(f"the content of {name} holds half a character, U+{ord(content[error.start]):04X}") from None
     return {"role": role, "content": content}
-
-
-def brief(value: Any) -> str:
-    """The beginning of a value in JSON, on one line."""
-    return json.dumps(value, ensure_ascii=False)[:40]
 
 
 # ---- From conversations to ids ----

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mingpt.data import bpe, rows
+from mingpt.data import rows
 from mingpt.data.text import LONGEST_WORD, whole_words
-from mingpt.data.tokenizer import BPETokenizer, Tokenizer, new_tokenizer
-from mingpt.data.vocabulary import Vocabulary
+from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 
 PAD = "<|pad|>"
@@ -91,13 +90,6 @@ def split(strata: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---- From texts to token ids ----
-
-
-def tokenizer_of(name: str, texts: Sequence[str], others: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A new tokenizer for some texts. Pieces of words are learned from `texts` alone; characters are those of both."""
-    if name == "bpe":
-        return BPETokenizer(Vocabulary.of_merges(bpe.learn(bpe.count_words(texts), vocab_size)))
-    return new_tokenizer(name, set().union(*texts, *others))
 
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:

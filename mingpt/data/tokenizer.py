@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mingpt.data import bpe
 from mingpt.data.tokenizer_files import read_folder, write_folder
 from mingpt.data.vocabulary import BYTE_CHARACTERS, BYTE_IDS, END_OF_TEXT, GPT2_PATTERN, Vocabulary, as_bytes
 from mingpt.errors import UserError
@@ -166,6 +167,13 @@ def new_tokenizer(name: str, alphabet: Iterable[str]) -> Tokenizer:
     if name == "char":
         return CharTokenizer(alphabet)
     return ByteTokenizer() if name == "byte" else BPETokenizer.gpt2()
+
+
+def tokenizer_for(name: str, texts: Iterable[str], others: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A new tokenizer for some texts. Pieces of words are learned from `texts` alone; characters are those of both."""
+    if name == "bpe":
+        return BPETokenizer(Vocabulary.of_merges(bpe.learn(bpe.count_words(texts), vocab_size)))
+    return new_tokenizer(name, set().union(*texts, *others))
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from mingpt import losses
 from mingpt.config import GPTConfig, TrainConfig
-from mingpt.data import bpe
 from mingpt.data.dialogue import Message, Turn, pieces, prompt, read_dialogues, with_markers
 from mingpt.data.documents import BUILT_IN
 from mingpt.data.packing import NOT_LEARNED, Packed, Rows
-from mingpt.data.tokenizer import BPETokenizer, Tokenizer, load_tokenizer, new_tokenizer
-from mingpt.data.vocabulary import Vocabulary
+from mingpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_for
 from mingpt.errors import UserError
 from mingpt.model import GPT
 from mingpt.sampling import kept
@@ -62,11 +60,10 @@ class ChatTask:
         """The tokenizer of the origin, or a new one; pieces of words are learned from what the model learns from."""
         if self.origin is not None:
             return load_tokenizer(self.origin)
-        if self.config.tokenizer == "bpe":
-            words = bpe.count_words(message["content"] for messages in learned_from for message in messages)
-            return BPETokenizer(Vocabulary.of_merges(bpe.learn(words, self.config.vocab_size)))
-        both = [*learned_from, *self.held_out]
-        return new_tokenizer(self.config.tokenizer, {c for messages in both for m in messages for c in m["content"]})
+        texts, others = (
+            [message["content"] for messages in part for message in messages] for part in (learned_from, self.held_out)
+        )
+        return tokenizer_for(self.config.tokenizer, texts, others, self.config.vocab_size)
 
     def packed(self, dialogues: Sequence[Sequence[Message]]) -> Rows:
         """The conversations in rows, what is longer than a row without its end.
@@ -103,8 +100,8 @@ class ChatTask:
         tokens, learned = self.rows.count()
         kind = self.tokenizer.vocabulary.kind
         line = (
-            f"{self.name}: {self.learned_from:,} conversations and {len(self.held_out):,} held out, {tokens:,} tokens "
-            f"({kind}, {len(self.tokenizer.pieces):,} different), {learned:,} of them the assistant's"
+            f"{self.name}: {self.learned_from:,} conversations to learn from and {len(self.held_out):,} held out; "
+            f"{tokens:,} tokens ({kind}, {len(self.tokenizer.pieces):,} different), {learned:,} of them the assistant's"
         )
         if self.cut:
             line += f"; {self.cut:,} longer than {self.config.block_size} are cut between turns"

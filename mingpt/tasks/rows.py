@@ -18,7 +18,7 @@ from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data import labelled, rows
 from mingpt.data.documents import BUILT_IN
 from mingpt.data.labelled import PAD, Example, LabelledData
-from mingpt.data.tokenizer import load_tokenizer, with_special
+from mingpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_for, with_special
 from mingpt.errors import UserError
 from mingpt.model import GPT
 from mingpt.tasks import measures
@@ -52,7 +52,10 @@ class RowsTask(abc.ABC):
             problem = f"every row has the {self.column} {examples[0].target}; at least two are needed"
             raise UserError(f"{path}: {problem}")
         self.name, self.sha256 = path.resolve().stem, hashlib.sha256(path.read_bytes()).hexdigest()
-        train, self.held_out = labelled.split(self.strata([example.target for example in examples]), config.seed)
+        try:
+            train, self.held_out = labelled.split(self.strata([example.target for example in examples]), config.seed)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         self.tokenizer = with_special(self.plain_tokenizer(examples, train), [PAD], pad_token=PAD)
         self.pad = self.tokenizer.vocabulary.ids[PAD]
         targets = self.numbered([example.target for example in examples], train)
@@ -78,12 +81,12 @@ class RowsTask(abc.ABC):
     def measured(self, scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """What an evaluation reports of scores (N, num_labels) and targets (N,)."""
 
-    def plain_tokenizer(self, examples: list[Example], train: np.ndarray) -> Any:
+    def plain_tokenizer(self, examples: list[Example], train: np.ndarray) -> Tokenizer:
         if self.origin is not None:
             return load_tokenizer(self.origin)
         texts = [example.text for example in examples]
         to_learn_from = [texts[i] for i in train]
-        return labelled.tokenizer_of(self.config.tokenizer, to_learn_from, texts, self.config.vocab_size)
+        return tokenizer_for(self.config.tokenizer, to_learn_from, texts, self.config.vocab_size)
 
     def encoded(self, examples: list[Example]) -> list[np.ndarray]:
         """The ids of each text. Of one that is too long its end is kept, where opinions sum up; those are counted."""
@@ -184,7 +187,7 @@ class ClassifyTask(RowsTask):
 
     def contents(self) -> str:
         frequent = np.argsort(-self.counts, kind="stable")[:LISTED]
-        named = ", ".join(f"{self.labels[i]} {self.counts[i]:,}" for i in frequent)
+        named = ", ".join(f"{rows.brief(self.labels[i])} {self.counts[i]:,}" for i in frequent)
         return f"{len(self.labels)} classes ({named}{', ...' if len(self.labels) > LISTED else ''})"
 
     def model_config(self) -> GPTConfig:
@@ -204,8 +207,11 @@ class ClassifyTask(RowsTask):
         """The confusion table of the held-out part."""
         scores, targets, _ = self.scored(model, self.config.device)
         found = measures.confusion(targets, scores.argmax(axis=1), len(self.labels))
-        head = "the held-out texts: a row for each label, a column for what the model said"
-        return [head, "", *(f"    {line}" for line in measures.table(found, self.labels)), self.use(folder)]
+        what = "a row for each label, a column for what the model said"
+        if len(self.labels) > measures.WIDEST_TABLE:
+            what = "the commonest mistakes" if found.trace() < found.sum() else "no mistake"
+        lines = [f"    {line}" for line in measures.table(found, self.labels)]
+        return [f"the held-out texts: {what}", "", *lines, self.use(folder)]
 
 
 class RegressTask(RowsTask):
