@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from mingpt import cli
-from mingpt.config import TrainConfig, resolve
+from mingpt.config import TABLES, TrainConfig, resolve
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and a mistyped flag need not wait for it
     from mingpt.run import Run
@@ -50,7 +50,9 @@ def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
 
     if state.progress.is_finished(config):
         print(f"{run.folder} is finished: {describe_best(state, task)}")
-        print(f"picture       {run.draw(state.metrics)}")  # again, since it may have been killed before
+        print(
+            f"picture       {run.draw(state.metrics, state.progress.best_step)}"
+        )  # again, since it may have been killed before
         print(f"to train on   {resume_command(run)} --max_iters {2 * config.max_iters}")
         return 0
     print_header(config, task, run, state)
@@ -62,7 +64,7 @@ def work(config: TrainConfig, task: Task, run: Run, state: State) -> int:
             print_rows(rows, task.metric)
         except Diverged as error:
             return explain(error, config, run)
-    picture = run.draw(state.metrics)
+    picture = run.draw(state.metrics, state.progress.best_step)
     if not state.progress.is_finished(config):
         print(f"\nstopped after update {state.progress.step:,}; all of it is saved")
         print(f"to go on      {resume_command(run)}")
@@ -112,7 +114,9 @@ def go_on(asked: TrainConfig, given: set[str]) -> tuple[TrainConfig, Task, Run, 
 
 
 def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> None:
-    tokens = config.batch_size * config.block_size
+    size = f"{config.batch_size} x {config.block_size} = {config.batch_size * config.block_size:,} tokens"
+    if config.task in TABLES:
+        size = f"{config.batch_size:,} texts"
     parameters = sum(w.numel() for w in state.model.parameters())
     learning = sum(w.numel() for w in state.model.parameters() if w.requires_grad)
     parts = config.gradient_accumulation
@@ -121,7 +125,7 @@ def print_header(config: TrainConfig, task: Task, run: Run, state: State) -> Non
         "model": f"n_layer {config.n_layer}, n_head {config.n_head}, n_embd {config.n_embd}, "
         f"block_size {state.model.config.block_size}: {parameters / 1e6:.2f} million parameters"
         + (f", of which {learning / 1e6:.2f} million learn" if learning < parameters else ""),
-        "training": f"{config.max_iters:,} updates of {config.batch_size} x {config.block_size} = {tokens:,} tokens"
+        "training": f"{config.max_iters:,} updates of {size}"
         + (f" in {parts} parts" if parts > 1 else "")
         + f", {config.optimizer} at {config.learning_rate:g}",
         "machine": f"{config.device}, {config.threads} threads, {config.dtype}"
@@ -153,7 +157,7 @@ def print_ending(config: TrainConfig, task: Task, run: Run, state: State, pictur
     *shown, command = task.ending(best, run.folder)
     print("", *shown, "", sep="\n")
     if state.progress.step < config.max_iters:
-        print(f"stopped early: {config.patience} evaluations without a better loss")
+        print(f"stopped early: {config.patience} evaluations in a row were no better")
     print(f"best          {describe_best(state, task)}")
     print(f"picture       {picture}")
     print(command)

@@ -156,7 +156,10 @@ class Training(Architecture):
         None, group=TRAINING, within="[1, inf)", follows="max_iters", help="updates between two evaluations"
     )
     patience: int = setting(
-        0, group=TRAINING, within="[0, inf)", help="stop after so many evaluations without a better loss; 0: never"
+        0,
+        group=TRAINING,
+        within="[0, inf)",
+        help="stop after so many evaluations that were no better; 0: never",
     )
 
     optimizer: str = setting(

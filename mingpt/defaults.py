@@ -34,18 +34,20 @@ FINE_TUNING_WARMUP = 0.1  # of max_iters
 # (Yang et al. 2022, "Tensor Programs V"), and for GPT-2's 768 channels it is the usual 5e-5.
 FINE_TUNING_RATE = 12.8
 LORA_RATE = 10  # times that of fine-tuning all weights
-EPOCHS = 3  # passes over the training part
+FINE_TUNING_PASSES = 3  # over the training part
 SCRATCH_ITERS = 3500  # updates of a run on text,
 TRIAL_ITERS = 200  # and of each trial of a study
 
-# What fits each task from scratch on a small set of data, for the flags that are not given; `epochs` are passes over
-# the training part where max_iters is not given.
+# What fits each task from scratch on a small set of data, for the flags that are not given (tests/benchmarks/LOG.md).
 TASKS: dict[str, dict[str, Any]] = {
     "text": {},
-    "chat": dict(block_size=256, batch_size=8, dropout=0.1, patience=5, epochs=20),
-    "classify": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
-    "regress": dict(block_size=128, batch_size=32, dropout=0.2, patience=5, epochs=20),
+    "chat": dict(vocab_size=4096, block_size=256, batch_size=4, dropout=0.1),
+    "classify": dict(vocab_size=4096, n_layer=1, block_size=128, batch_size=32, dropout=0.2),
+    "regress": dict(vocab_size=4096, n_layer=1, block_size=128, batch_size=32, dropout=0.2),
 }
+PASSES = {"chat": 6, "classify": 5, "regress": 5}  # over the training part, where max_iters is not given,
+FEWEST_UPDATES = 300  # and of a table at least so many
+RATES = {"text": 1.0, "chat": 0.5, "classify": 0.25, "regress": 0.25}  # times the optimizer's learning rate
 
 
 def completed(config: T) -> T:
@@ -59,8 +61,10 @@ def completed(config: T) -> T:
     if config.init_from is not None:
         rate *= FINE_TUNING_RATE / config.n_embd * (LORA_RATE if config.lora_rank else 1)
         rate, warmup = float(f"{rate:.2g}"), FINE_TUNING_WARMUP
-    elif max_iters is None and config.task == "text":
-        max_iters = SCRATCH_ITERS
+    else:
+        rate *= RATES[config.task]
+        if max_iters is None and config.task == "text":
+            max_iters = SCRATCH_ITERS
     learning_rate = rate if config.learning_rate is None else config.learning_rate
     decided = {
         "max_iters": max_iters,

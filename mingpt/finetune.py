@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from mingpt import gpt2, hub
-from mingpt.config import GPTConfig, Training
-from mingpt.defaults import EPOCHS, FINE_TUNING, TASKS
+from mingpt.config import TABLES, GPTConfig, Training
+from mingpt.defaults import FEWEST_UPDATES, FINE_TUNING, FINE_TUNING_PASSES, PASSES, TASKS
 from mingpt.errors import UserError
 from mingpt.settings import shown
 
@@ -31,7 +31,7 @@ def with_defaults(asked: T, given: set[str]) -> T:
     block_size may be shorter than the model's: updates then see shorter windows, and the model keeps its
     positions. Raises UserError where there is no such model, or a flag asks for another shape.
     """
-    for_task = {name: value for name, value in TASKS[asked.task].items() if name not in {"epochs", *given}}
+    for_task = {name: value for name, value in TASKS[asked.task].items() if name not in given}
     asked = dataclasses.replace(asked, **for_task)
     if asked.init_from is None:
         return asked
@@ -63,10 +63,12 @@ def with_defaults(asked: T, given: set[str]) -> T:
 
 def with_updates(asked: T, task: Task) -> T:
     """The settings with as many updates as some passes over the data take, where no number was given."""
-    epochs = TASKS[asked.task].get("epochs") if asked.init_from is None else EPOCHS
-    if epochs is None or asked.max_iters is not None:
+    is_fresh = asked.init_from is None
+    passes = PASSES.get(asked.task) if is_fresh else FINE_TUNING_PASSES
+    if passes is None or asked.max_iters is not None:
         return asked
-    return dataclasses.replace(asked, max_iters=epochs * task.updates_in_epoch())
+    fewest = FEWEST_UPDATES if is_fresh and asked.task in TABLES else 1
+    return dataclasses.replace(asked, max_iters=max(fewest, passes * task.updates_in_epoch()))
 
 
 def starting_weights(config: Training, model_config: GPTConfig) -> dict[str, Tensor] | None:

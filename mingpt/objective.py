@@ -127,10 +127,6 @@ def value_name(task: Task) -> str:
     return f"1 - {task.metric}" if task.is_higher_better else task.metric
 
 
-def value_of(task: Task, row: Mapping[str, float]) -> float:
-    return 1 - row[task.metric] if task.is_higher_better else row[task.metric]
-
-
 def run_of(training: Training, config: Mapping[str, Any]) -> TrainConfig:
     """The settings of a run of the study. Raises UserError where they do not fit together."""
     shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(Training) if f.name != "config"}
@@ -175,7 +171,7 @@ class Objective:
         """None where it was asked to stop and has saved its state instead."""
         from mingpt.device import on_this_machine
         from mingpt.tasks import new_task
-        from mingpt.trainer import train
+        from mingpt.trainer import train, value_of
 
         config = on_this_machine(self.settings_of(trial.config))
         task = new_task(config)

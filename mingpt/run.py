@@ -184,8 +184,8 @@ class Run:
         with self.saving(), files.written_whole(self.folder / "metrics.jsonl") as beside:
             beside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def draw(self, rows: list[dict[str, float]]) -> str:
-        """Draw loss.png of some rows of metrics and say where it is, or how to get it."""
+    def draw(self, rows: list[dict[str, float]], best_step: int) -> str:
+        """Draw loss.png of some rows of metrics, and mark the best; say where it is, or how to get it."""
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -195,7 +195,7 @@ class Run:
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
         steps = [row["step"] for row in rows]
-        best = min(rows, key=lambda row: row["val_loss"])
+        best = next(row for row in rows if row["step"] == best_step)
         axes.plot(steps, [row["train_loss"] for row in rows], color="0.6", label="training, mean since the last point")
         axes.plot(steps, [row["val_loss"] for row in rows], color="C0", label="validation")
         axes.plot(best["step"], best["val_loss"], "o", color="C0")

@@ -13,7 +13,7 @@ import copy
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Progress:
     """Where a run stands, apart from weights and optimizer."""
 
     step: int = 0  # updates made
-    best_loss: float = math.inf
+    best: float = math.inf  # of an evaluation, as `value_of` has it
     best_step: int = 0
     evaluations_since_best: int = 0
     first_loss: float = math.nan
@@ -171,15 +171,25 @@ def evaluate(config: TrainConfig, task: Task, run: Run, state: State, lr: float,
     progress.check(f"the validation loss after update {progress.step}", row["val_loss"])
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.evaluations_since_best += 1
-    if row["val_loss"] < progress.best_loss:  # the model first, then the state that names it the best: see run.py
+    value = value_of(task, row)
+    if value <= progress.best:  # the model first, then the state that names it the best: see run.py
         run.save_model(state.averaged, task)
-        progress.best_loss, progress.best_step, progress.evaluations_since_best = row["val_loss"], progress.step, 0
+        progress.best, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
     progress.seconds = watch.seconds()
     row |= {"learning_rate": lr, "tokens_per_second": round(speed), "seconds": round(progress.seconds, 2)}
     state.metrics.append(row)
     run.save_state(state.state_dict())
     run.save_metrics(state.metrics)
     return row
+
+
+def value_of(task: Task, row: Mapping[str, float]) -> float:
+    """The task's metric in a row of metrics, turned so that lower is better: by it a model is kept, and a study goes.
+
+    Not by val_loss, where the two differ: of a model that has become too sure of its labels, which costs loss, the
+    labels still become better (tests/benchmarks/LOG.md).
+    """
+    return 1 - row[task.metric] if task.is_higher_better else row[task.metric]
 
 
 def stop(run: Run, state: State, watch: Watch) -> None:

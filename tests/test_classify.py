@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_command, train
+from conftest import ROOT, run_command, train
 from sklearn import metrics
 from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
 from mingpt import GPT, load_tokenizer
 from mingpt.config import TrainConfig, resolve
-from mingpt.data.labelled import split
+from mingpt.data.labelled import LabelledData, split
+from mingpt.device import on_this_machine
 from mingpt.files import read_json_object
 from mingpt.finetune import with_defaults
+from mingpt.run import Run
 from mingpt.tasks import measures, new_task
+from mingpt.trainer import State, Watch, evaluate
 
 SMALL = [
     "--n_layer",
@@ -139,6 +146,78 @@ def test_a_batch_is_a_function_of_seed_and_step_and_each_text_comes_once_in_an_e
     seen = [tuple(row[: last + 1].tolist()) for step in range(task.updates_in_epoch()) for row, last in zip(
         task.batch(step)[0], task.batch(step)[1], strict=True)]  # fmt: skip
     assert len(set(seen)) >= 0.9 * len(seen)
+
+
+def test_updates_from_scratch_leave_tokens_out_and_evaluations_do_not():
+    texts = [np.arange(2 + 40 * i, 2 + 40 * i + 30 + i) for i in range(40)]
+    data = LabelledData(texts, np.arange(40), np.arange(40), batch_size=8, pad=0, token_dropout=0.25)
+    kept = total = 0
+    for step in range(data.batches):
+        for row, last, number in zip(*data.batch(3, step), strict=True):
+            ids = row[: last + 1]
+            assert (np.diff(ids) > 0).all() and set(ids) <= set(texts[number]) and not row[last + 1 :].any()
+            kept, total = kept + len(ids), total + len(texts[number])
+    assert 0.7 < kept / total < 0.8
+    whole = [
+        row[: last + 1].tolist() for batch in data.in_order(np.arange(40)) for row, last, _ in zip(*batch, strict=True)
+    ]
+    assert sorted(whole) == [text.tolist() for text in texts]
+    data.token_dropout = 0.999
+    assert (data.batch(0, 0)[1] >= 0).all()  # a token of each is left
+
+
+def test_the_model_is_kept_by_accuracy_and_a_later_one_that_is_as_good_wins(place, tmp_path):
+    asked = TrainConfig(task="classify", data=str(place / "soup.csv"), n_layer=1, vocab_size=300, patience=2)
+    config = on_this_machine(resolve(dataclasses.replace(asked, device="cpu", max_iters=9)))
+    task = new_task(config)
+    state, run = State(config, task.model_config()), Run.create(str(tmp_path / "run"), "")
+    state.progress.first_loss = 1.0
+    kept = []
+    for step, (loss, accuracy) in enumerate([(0.5, 0.6), (0.9, 0.8), (0.4, 0.7), (0.8, 0.8), (0.3, 0.7), (0.2, 0.5)]):
+        state.progress.step, state.progress.loss_count = step, 1
+        task.evaluate = lambda model, device, found=(loss, accuracy): {"val_loss": found[0], "accuracy": found[1]}
+        state.averaged.score.weight.data.fill_(step)
+        evaluate(config, task, run, state, 0.1, Watch(0.0))
+        kept.append(int(GPT.from_pretrained(run.folder).score.weight[0, 0]))
+    run.close()
+    assert kept == [0, 1, 1, 3, 3, 3] and state.progress.best_step == 3
+    assert state.progress.is_finished(config)  # two in a row were no better
+
+
+def test_a_study_goes_by_accuracy_and_its_trials_are_as_long_as_a_run(place):
+    flags = [
+        "--task",
+        "classify",
+        "--data",
+        "soup.csv",
+        *SMALL,
+        "--search",
+        "learning_rate=0.003,0.01",
+        "--trials",
+        "2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tune.py"), "--strategy", "grid", *flags, "--trials", "1", "--study", "s"]
+    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stderr
+    assert "1 - accuracy, the lower the better" in result.stdout and "300 updates in each trial" in result.stdout
+    (trial,) = csv.DictReader((place / "s" / "trials.csv").read_text(encoding="utf-8").splitlines())
+    lines = (place / "s" / "trials" / "0000" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    best = max(json.loads(line)["accuracy"] for line in lines)
+    assert float(trial["value"]) == pytest.approx(1 - best)
+
+
+@pytest.mark.parametrize("rank", ["0", "2"])
+def test_it_starts_from_a_model_that_writes(place, rank):
+    if not (place / "writer").exists():
+        (place / "soup.txt").write_text("The soup was warm, and so was visit 3.\n" * 60, encoding="utf-8")
+        small = ["--n_layer", "1", "--n_head", "2", "--n_embd", "32", "--block_size", "32", "--threads", "1"]
+        train(place, "--data", "soup.txt", "--tokenizer", "byte", *small, "--max_iters", "20", "--out_dir", "writer")
+    flags = ["--task", "classify", "--data", "soup.csv", "--init_from", "writer", "--max_iters", "60", "--threads", "1"]
+    train(place, *flags, "--lora_rank", rank, "--learning_rate", "0.01", "--out_dir", f"tuned-{rank}")
+    assert last_row(place / f"tuned-{rank}")["accuracy"] > 0.9
+    theirs = GPT2ForSequenceClassification.from_pretrained(place / f"tuned-{rank}")
+    assert theirs.config.n_embd == 32 and theirs.config.num_labels == 2
 
 
 @pytest.mark.parametrize(

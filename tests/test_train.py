@@ -120,7 +120,7 @@ def test_patience_ends_a_run_that_no_longer_improves(copy):
     losses = [row["val_loss"] for row in rows(copy / "p")]
     best = losses.index(min(losses))
     assert len(losses) == best + 4 < 90
-    assert "stopped early: 3 evaluations without a better loss" in printed
+    assert "stopped early: 3 evaluations in a row were no better" in printed
     finished = train(copy, "--resume", "--out_dir", "p")
     assert "is finished" in finished
     assert finished.endswith("to train on   python train.py --resume --out_dir p --max_iters 180\n")
@@ -181,7 +181,7 @@ def test_a_picture_takes_any_name_as_its_title(tmp_path):
     run = Run.create(str(tmp_path / "a $ and \\frac$ 中文"), "")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = run.draw([{"step": 1, "train_loss": 2.0, "val_loss": 2.0}])
+        picture = run.draw([{"step": 1, "train_loss": 2.0, "val_loss": 2.0}], 1)
     assert picture.endswith("loss.png") and (run.folder / "loss.png").stat().st_size > 1000
 
 

@@ -27,6 +27,9 @@ FEWEST = 20  # rows to learn from
 ONE_IN = 10  # rows is held out,
 MOST_HELD_OUT = 10_000  # and of a large file no more than so many
 POOL = 16  # batches whose texts are put in order of length together
+# Share of a text's tokens that an update from scratch leaves out, others each time: with few texts, no word should be
+# enough to tell one of them by (Iyyer et al. 2015, section 3, "word dropout"). See tests/benchmarks/LOG.md.
+TOKEN_DROPOUT = 0.2
 
 
 # ---- From rows to texts and targets ----
@@ -114,13 +117,27 @@ def padded(ids: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]
     return idx, lengths - 1
 
 
+def thinned(ids: np.ndarray, share: float, chance: np.random.Generator) -> np.ndarray:
+    """A text without about so large a share of its tokens; at least one of them stays."""
+    kept = ids[chance.random(len(ids)) >= share]
+    return kept if len(kept) else ids[:1]
+
+
 class LabelledData:
     """Encoded texts and their targets, as batches."""
 
-    def __init__(self, ids: list[np.ndarray], targets: np.ndarray, train: np.ndarray, batch_size: int, pad: int):
-        """`train` are the rows to learn from."""
+    def __init__(
+        self,
+        ids: list[np.ndarray],
+        targets: np.ndarray,
+        train: np.ndarray,
+        batch_size: int,
+        pad: int,
+        token_dropout: float = 0.0,
+    ):
+        """`train` are the rows to learn from, `token_dropout` the share of their tokens that an update leaves out."""
         self.ids, self.targets, self.train = ids, targets, train
-        self.batch_size, self.pad = batch_size, pad
+        self.batch_size, self.pad, self.token_dropout = batch_size, pad, token_dropout
         self.lengths = np.array([len(text) for text in ids])
         self.batches = -(-len(train) // batch_size)  # in an epoch
         self.epoch: tuple[tuple[int, int], np.ndarray] | None = None  # (seed, number) and order of the newest
@@ -130,7 +147,10 @@ class LabelledData:
         epoch, place = divmod(step, self.batches)
         if self.epoch is None or self.epoch[0] != (seed, epoch):
             self.epoch = (seed, epoch), self.order(seed, epoch)
-        return self.side_by_side(self.epoch[1][place])
+        chosen = self.epoch[1][place]
+        chance = np.random.default_rng([seed, step, 2])  # apart from those of the epochs and the split
+        idx, last = padded([thinned(self.ids[i], self.token_dropout, chance) for i in chosen], self.pad)
+        return idx, last, self.targets[chosen]
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The rows in each batch of an epoch, (batches, B). Each row comes once; to fill the last batch, some again.

@@ -17,7 +17,7 @@ from mingpt import losses
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data import labelled, rows
 from mingpt.data.documents import BUILT_IN
-from mingpt.data.labelled import PAD, Example, LabelledData
+from mingpt.data.labelled import PAD, TOKEN_DROPOUT, Example, LabelledData
 from mingpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_for, with_special
 from mingpt.errors import UserError
 from mingpt.model import GPT
@@ -59,7 +59,8 @@ class RowsTask(abc.ABC):
         self.tokenizer = with_special(self.plain_tokenizer(examples, train), [PAD], pad_token=PAD)
         self.pad = self.tokenizer.vocabulary.ids[PAD]
         targets = self.numbered([example.target for example in examples], train)
-        self.data = LabelledData(self.encoded(examples), targets, train, config.batch_size, self.pad)
+        token_dropout = TOKEN_DROPOUT if config.init_from is None else 0.0
+        self.data = LabelledData(self.encoded(examples), targets, train, config.batch_size, self.pad, token_dropout)
 
     @abc.abstractmethod
     def label_column(self, path: Path) -> str:

@@ -81,12 +81,14 @@ def plain_transformers(task: Any, shape: Any, seconds: float) -> float:
         vocab_size=shape.vocab_size, n_positions=shape.block_size, n_embd=shape.n_embd, n_layer=shape.n_layer
     )
     config.n_head, config.num_labels, config.pad_token_id = shape.n_head, shape.num_labels, task.pad
+    config.bos_token_id = config.eos_token_id = None
     model = GPT2ForSequenceClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     began, step, best = time.perf_counter(), 0, 0.0
     while time.perf_counter() - began < seconds:
         model.train()
-        idx, _, targets = task.batch(step)
+        epoch, place = divmod(step, task.updates_in_epoch())
+        idx, _, targets = map(torch.from_numpy, task.data.side_by_side(task.data.order(task.config.seed, epoch)[place]))
         F.cross_entropy(model(idx).logits, targets).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -133,7 +135,8 @@ def chat(options: argparse.Namespace, place: Path) -> None:
     task, state, model, seconds = learned(place / "chat", task="chat", data=str(ROOT / "data" / "support.jsonl"))
     fresh = State(task.config, task.model_config())
     before = task.evaluate(fresh.averaged, "cpu")["val_loss"]
-    losses = f"{before:.3f} before, {state.progress.best_loss:.3f} after"
+    after = min(row["val_loss"] for row in state.metrics)
+    losses = f"{before:.3f} before, {after:.3f} after"
     print(f"chat: loss on the assistant's tokens {losses}; {seconds:.0f} s")
     for messages, ids in itertools.islice(task.questions(model.config.block_size // 2), ANSWERS):
         _, parts = answer(model, task.tokenizer, ids, 80, seed=0, temperature=0.7)
