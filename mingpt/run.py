@@ -198,7 +198,7 @@ class Run:
         best = next(row for row in rows if row["step"] == best_step)
         axes.plot(steps, [row["train_loss"] for row in rows], color="0.6", label="training, mean since the last point")
         axes.plot(steps, [row["val_loss"] for row in rows], color="C0", label="validation")
-        axes.plot(best["step"], best["val_loss"], "o", color="C0")
+        axes.plot(best["step"], best["val_loss"], "o", color="C0", label="the model that is kept")
         axes.annotate(
             f"{best['val_loss']:.3f}",
             (best["step"], best["val_loss"]),

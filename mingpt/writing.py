@@ -64,6 +64,8 @@ def opened(config: Writing) -> tuple[GPT, Tokenizer]:
     folder = hub.locate(config.folder)
     tokenizer = load_tokenizer(folder)
     model = GPT.from_pretrained(folder, getattr(torch, config.dtype)).to(device)
+    if model.config.num_labels:
+        raise UserError(f"{config.folder}: labels or values texts, as python -m mingpt.predict does, and writes none")
     if len(tokenizer.pieces) > model.config.vocab_size:
         raise UserError(
             f"{config.folder}: the tokenizer has {len(tokenizer.pieces)} tokens and the model {model.config.vocab_size}"

@@ -220,6 +220,11 @@ def test_it_starts_from_a_model_that_writes(place, rank):
     assert theirs.config.n_embd == 32 and theirs.config.num_labels == 2
 
 
+def test_a_model_that_labels_is_not_asked_to_write(place):
+    result = run_command("label", "--prompt", "a", cwd=place, module="mingpt.generate")
+    assert result.returncode == 2 and "python -m mingpt.predict" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
