@@ -198,5 +198,6 @@ def farm(tmp_path_factory, cache):
     written(place / "farm.jsonl", animals())
     flags = [part for name, value in FARM.items() for part in (f"--{name}", value)]
     options = ["--task", "chat", "--data", "farm.jsonl", *flags, "--max_iters", "120", "--dropout", "0"]
+    options += ["--learning_rate", "0.02", "--batch_size", "8"]
     (place / "printed.txt").write_text(train(place, *options), encoding="utf-8")
     return place

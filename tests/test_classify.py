@@ -19,8 +19,9 @@ from sklearn import metrics
 from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
 from mingpt import GPT, load_tokenizer
-from mingpt.config import TrainConfig, resolve
+from mingpt.config import GPTConfig, TrainConfig, resolve
 from mingpt.data.labelled import LabelledData, split
+from mingpt.data.tokenizer import ByteTokenizer
 from mingpt.device import on_this_machine
 from mingpt.files import read_json_object
 from mingpt.finetune import with_defaults
@@ -207,16 +208,14 @@ def test_a_study_goes_by_accuracy_and_its_trials_are_as_long_as_a_run(place):
     assert float(trial["value"]) == pytest.approx(1 - best)
 
 
-@pytest.mark.parametrize("rank", ["0", "2"])
-def test_it_starts_from_a_model_that_writes(place, rank):
-    if not (place / "writer").exists():
-        (place / "soup.txt").write_text("The soup was warm, and so was visit 3.\n" * 60, encoding="utf-8")
-        small = ["--n_layer", "1", "--n_head", "2", "--n_embd", "32", "--block_size", "32", "--threads", "1"]
-        train(place, "--data", "soup.txt", "--tokenizer", "byte", *small, "--max_iters", "20", "--out_dir", "writer")
+def test_it_starts_from_a_model_that_writes_with_small_added_matrices(place):
+    torch.manual_seed(0)
+    GPT(GPTConfig(vocab_size=256, n_layer=1, n_head=2, n_embd=32, block_size=32)).save_pretrained(place / "writer")
+    ByteTokenizer().save(place / "writer")
     flags = ["--task", "classify", "--data", "soup.csv", "--init_from", "writer", "--max_iters", "60", "--threads", "1"]
-    train(place, *flags, "--lora_rank", rank, "--learning_rate", "0.01", "--out_dir", f"tuned-{rank}")
-    assert last_row(place / f"tuned-{rank}")["accuracy"] > 0.9
-    theirs = GPT2ForSequenceClassification.from_pretrained(place / f"tuned-{rank}")
+    train(place, *flags, "--lora_rank", "2", "--learning_rate", "0.01", "--out_dir", "tuned")
+    assert last_row(place / "tuned")["accuracy"] > 0.9
+    theirs = GPT2ForSequenceClassification.from_pretrained(place / "tuned")
     assert theirs.config.n_embd == 32 and theirs.config.num_labels == 2
 
 
