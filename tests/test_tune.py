@@ -210,7 +210,7 @@ def test_a_study_goes_on_with_what_it_has(place):
 
 
 def test_a_killed_study_has_the_trials_of_one_never_killed(place):
-    flags = [*SEARCH, *without(SHORT, "n_layer", "max_iters"), "--max_iters", "60", "--trials", "8", "--dropout", "0.1"]
+    flags = [*SEARCH, *without(SHORT, "n_layer", "max_iters"), "--max_iters", "60", "--trials", "6", "--dropout", "0.1"]
     whole = tune(*flags, "--study", "whole", cwd=place)
     assert whole.returncode == 0, whole.stderr
     seconds = statistics.median(t.seconds for t in trials(place / "whole"))
@@ -220,7 +220,7 @@ def test_a_killed_study_has_the_trials_of_one_never_killed(place):
     def begun():
         return len(list((place / "killed").glob("trials/*")))
 
-    for _ in range(4):  # each kill in another trial, since one that is killed three times has failed
+    for _ in range(3):  # each kill in another trial, since one that is killed three times has failed
         before = begun()
         process = subprocess.Popen(
             command(*flags, "--study", "killed"),
