@@ -1,14 +1,14 @@
-"""A class of settings becomes a command line: flags, --help, a JSON file, and errors that help.
+"""A class of settings becomes a command line: flags, --help, a JSON config file, and errors in one line each.
 
-    flags win over the file, the file over the defaults
+    flags override the config file, which overrides the defaults
 
-All problems are found before any is reported, so that a user mends them in one go.
+All problems are collected before any is reported, so that a user can fix them in one go.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,90 +20,85 @@ from tqdm import tqdm
 
 from mingpt import files
 from mingpt.errors import UserError
-from mingpt.settings import Settings, accepted, as_kind, flag, from_text, is_repeated, nearest, shown, type_of
+from mingpt.settings import Settings, choices, format_value, nearest, value_type
 
 MISSING = "\0"  # stands for the value of a flag that was typed without one; no shell can pass it
-CANCELLED = 130  # the exit code of a program that Ctrl-C ended
-UNREAD = 141  # and of one that ended because nobody reads its output
+CANCELLED = 130  # exit code of a program that Ctrl-C ended
+BROKEN_PIPE = 141  # and of one that ended because nobody reads its output
+METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
 
 S = TypeVar("S", bound=Settings)
 
 
-def parse(
-    settings: type[S],
-    argv: list[str],
-    prog: str,
-    description: str,
-    check: Callable[[S], Iterable[str]] = Settings.problems,
-) -> tuple[S, set[str]]:
-    """The settings that a command line asks for, and the names of those it (or its file) set.
-
-    --help prints and exits. Raises UserError with a line for each problem, those that `check` finds
-    in the settings among them: a command that has only a part of its settings from here gives a
-    `check` of that part.
-    """
+def parse(settings: type[S], argv: list[str], prog: str, description: str) -> S:
+    """The settings that a command line asks for. --help prints and exits; UserError has a line for each problem."""
     parser = build_parser(settings, prog, description)
-    texts, unknown = parser.parse_known_args(list(with_equals_signs(settings, argv)))
-    problems = [unknown_flag(settings, token) for token in unknown]
-    path = getattr(texts, "config", None)
-    values = from_file(settings, path, problems) if path not in (None, MISSING) else {}
-    for f in dataclasses.fields(settings):
-        text = getattr(texts, f.name)
-        if text == MISSING or (is_repeated(f) and MISSING in (text or ())):
-            problems.append(f"{flag(f.name)}: needs a value; {accepted(f, type_of(settings, f.name))}")
-        elif is_repeated(f) and text is not None:
-            values[f.name] = tuple(text)
-        elif text is not None:
-            values[f.name] = from_text(type_of(settings, f.name), text)
-    missing = [f for f in dataclasses.fields(settings) if is_positional(f) and f.name not in values]
-    problems += [f"{f.name.upper()}: is missing; {f.metadata['help']}" for f in missing]
-    stand_ins = {f.name: f.name.upper() for f in missing}  # so that the others can be checked too
-    result = settings(**stand_ins, **values)
-    problems += check(result)
+    namespace, unknown = parser.parse_known_args(list(join_values(settings, argv)))
+    flags: dict[str, Any] = vars(namespace)
+    problems = [unknown_argument(settings, token) for token in unknown]
+    missing = [name for name, value in flags.items() if value == MISSING or (type(value) is list and MISSING in value)]
+    problems += [f"--{name}: needs a value" for name in missing]
+    flags = {name: value for name, value in flags.items() if name not in missing}
+    try:
+        values = files.read_json(Path(flags["config"])) if "config" in flags else {}
+    except (UserError, OSError) as error:
+        problems += (f"--config {problem}" for problem in problems_of(error))
+        values = {}
+    try:
+        result = settings(**values | flags)
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(*problems)
-    return result, set(values)
+    return result
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run a command's main with the arguments typed; what a user can mend ends as lines and exit code 2."""
+    """Run a command's main with the arguments typed. What a user can fix ends as lines on stderr and exit code 2."""
     for output in (sys.stdout, sys.stderr):
-        output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ? and does not end the run
+        output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
     try:
         code = main(sys.argv[1:])
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where it is caught that nobody reads it
-    except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        code = 2
+            sys.stdout.flush()  # here, where a broken pipe is caught
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         code = CANCELLED
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         sys.stdout = None
         code = 0
+    except (UserError, OSError) as error:
+        for problem in problems_of(error):
+            print(f"error: {problem}", file=sys.stderr)
+        code = 2
     sys.exit(code)
 
 
-class CtrlC:
-    """While it lasts, the first Ctrl-C only asks for an end, and says so; the second ends at once, as usual."""
+def problems_of(error: UserError | OSError) -> Iterable[str]:
+    """A line for each problem; of an error of the file system "FILE: what is wrong"."""
+    if isinstance(error, UserError):
+        return error.problems
+    return [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
 
-    def __init__(self, answer: str):
-        self.answer = answer
+
+class CtrlC:
+    """A context in which the first Ctrl-C only sets `is_pressed` and prints a notice; the second interrupts."""
+
+    def __init__(self, notice: str):
+        self.notice = notice
         self.is_pressed = False
 
     def __enter__(self) -> CtrlC:
-        self.before = signal.signal(signal.SIGINT, self.press)
+        self.previous = signal.signal(signal.SIGINT, self.press)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
+        signal.signal(signal.SIGINT, self.previous)
 
     def press(self, number: int, frame: FrameType | None) -> None:
         self.is_pressed = True
-        signal.signal(signal.SIGINT, self.before)
-        tqdm.write(f"\n{self.answer} (Ctrl-C again: end at once)", file=sys.stderr)
+        signal.signal(signal.SIGINT, self.previous)
+        tqdm.write(f"\n{self.notice} (Ctrl-C again to stop at once)", file=sys.stderr)
 
 
 def build_parser(settings: type[Settings], prog: str, description: str) -> argparse.ArgumentParser:
@@ -111,41 +106,52 @@ def build_parser(settings: type[Settings], prog: str, description: str) -> argpa
         prog=prog,
         description=description,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
     groups: dict[str, Any] = {}
-    for f in dataclasses.fields(settings):
-        text = help_of(f)
-        if is_positional(f):
-            parser.add_argument(f.name, nargs="?", metavar=f.name.upper(), help=text)
+    for name, f in settings.model_fields.items():
+        if f.is_required():
+            parser.add_argument(name, nargs="?", metavar=name.upper(), help=help_text(settings, name))
             continue
-        name = f.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        usual = {int: "N", float: "X", str: "TEXT", bool: "true|false"}[type_of(settings, f.name)]
-        metavar = "|".join(f.metadata["choices"]) or f.metadata["metavar"] or usual
-        action = "append" if is_repeated(f) else "store"
-        groups[name].add_argument(flag(f.name), metavar=metavar, help=text, action=action)
+        group = f.json_schema_extra["group"] or group_of(settings, name)
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        metavar = "|".join(choices(settings, name)) or f.json_schema_extra["metavar"]
+        groups[group].add_argument(
+            f"--{name}",
+            metavar=metavar or METAVARS.get(value_type(settings, name), "TEXT"),
+            action="append" if is_repeated(settings, name) else "store",
+            help=help_text(settings, name),
+        )
     return parser
 
 
-def help_of(f: dataclasses.Field) -> str:
-    default = f"follows {f.metadata['follows']}" if f.metadata["follows"] else shown(f.default)
-    parts = [f.metadata["help"]]
-    if f.metadata["within"]:
-        parts.append(f.metadata["within"])
-    if f.default not in (dataclasses.MISSING, "", ()) and (f.default is not None or f.metadata["follows"]):
-        parts.append(f"(default: {default})")
-    return " ".join(parts).replace("%", "%%")
+def group_of(settings: type[Settings], name: str) -> str:
+    """The group of the class that declares a setting."""
+    return next(c.group for c in reversed(settings.__mro__) if name in inspect.get_annotations(c))
 
 
-def is_positional(f: dataclasses.Field) -> bool:
-    return f.default is dataclasses.MISSING
+def help_text(settings: type[Settings], name: str) -> str:
+    """The description, with the range and the default."""
+    f = settings.model_fields[name]
+    symbols = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    notes = [f"{symbols[key]} {getattr(limit, key)}" for limit in f.metadata for key in symbols if hasattr(limit, key)]
+    if f.json_schema_extra["follows"]:
+        notes.append(f"default: from {f.json_schema_extra['follows']}")
+    elif not f.is_required() and f.default not in (None, "", ()):
+        notes.append(f"default: {format_value(f.default)}")
+    return f"{f.description} ({', '.join(notes)})".removesuffix(" ()").replace("%", "%%")
 
 
-def with_equals_signs(settings: type[Settings], argv: list[str]) -> Iterator[str]:
-    """Each flag as `--name=value`, so that a value may begin with a dash; a yes-or-no flag alone means true."""
-    switches = {flag(f.name) for f in dataclasses.fields(settings) if type_of(settings, f.name) is bool}
+def is_repeated(settings: type[Settings], name: str) -> bool:
+    """Whether a flag may be given several times; its value is then a tuple."""
+    return type(settings.model_fields[name].default) is tuple
+
+
+def join_values(settings: type[Settings], argv: list[str]) -> Iterator[str]:
+    """Each flag as `--name=value`, so that a value may begin with a dash; a boolean flag alone means true."""
+    switches = {f"--{name}" for name in settings.model_fields if value_type(settings, name) is bool}
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -154,35 +160,12 @@ def with_equals_signs(settings: type[Settings], argv: list[str]) -> Iterator[str
             yield token
         elif token in switches and following not in ("true", "false"):
             yield f"{token}=true"
-        elif following is None:
-            yield f"{token}={MISSING}"
         else:
-            yield f"{token}={tokens.pop(0)}"
+            yield f"{token}={MISSING if following is None else tokens.pop(0)}"
 
 
-def from_file(settings: type[Settings], path: str, problems: list[str]) -> dict[str, Any]:
-    """The settings in a JSON file; what is wrong with it is added to `problems`."""
-    try:
-        values = files.read_json_object(Path(path))
-    except OSError as error:
-        problems.append(f"--config {path}: cannot be read ({error.strerror})")
-        return {}
-    except ValueError as error:
-        problems.append(f'--config {path}: is not JSON such as {{"n_layer": 6}} ({error})')
-        return {}
-    names = [f.name for f in dataclasses.fields(settings)]
-    problems += [f"--config {path}: unknown key {key}{nearest(key, names)}" for key in values if key not in names]
-    repeated = [f.name for f in dataclasses.fields(settings) if is_repeated(f)]
-    return {
-        name: tuple(value) if name in repeated and type(value) is list else as_kind(type_of(settings, name), value)
-        for name, value in values.items()
-        if name in names
-    }
-
-
-def unknown_flag(settings: type[Settings], token: str) -> str:
-    names = [flag(f.name) for f in dataclasses.fields(settings)]
-    name = token.split("=")[0]
+def unknown_argument(settings: type[Settings], token: str) -> str:
+    name = token.partition("=")[0]
     if not token.startswith("-"):
-        return f"{token}: not expected here; flags begin with --"
-    return f"{name}: unknown flag{nearest(name, names)}"
+        return f"{token}: unexpected argument; flags begin with --"
+    return f"{name}: unknown flag{nearest(name, [f'--{field}' for field in settings.model_fields])}"

@@ -1,38 +1,34 @@
 """Which device computes, in which precision and with how many threads.
 
-Chosen by what the machine can do, never by timing it: a run that goes on must choose the same again.
+Chosen by what the machine can do, never by timing: a resumed run must choose the same again.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import os
 
-import torch
-
-from mingpt.config import TrainConfig
 from mingpt.errors import UserError
 
-
-def on_this_machine(config: TrainConfig) -> TrainConfig:
-    """The same settings with `auto` decided for device and dtype; from here on this process has their threads."""
-    device = choose_device(config.device)
-    torch.set_num_threads(config.threads)
-    return dataclasses.replace(config, device=device, dtype=choose_dtype(config.dtype, device))
+MOST_THREADS = 8  # so small a model gains nothing from more
 
 
 def choose_device(name: str) -> str:
-    """The device for `--device NAME`; auto takes a GPU where there is one. UserError where it is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device for `--device NAME`; auto takes a GPU if available. Raises UserError where it is not available."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if there[device])
-    if not there[name]:
-        found = ", ".join(device for device, is_there in there.items() if is_there)
-        raise UserError(f"--device {name}: is not on this machine; there is {found}")
+        return next(device for device, is_available in available.items() if is_available)
+    if not available[name]:
+        others = ", ".join(device for device, is_available in available.items() if is_available)
+        raise UserError(f"--device {name}: is not available on this machine; available: {others}")
     return name
 
 
 def choose_dtype(name: str, device: str) -> str:
-    """The precision of matrix products for `--dtype NAME`; auto takes bfloat16 where the hardware multiplies in it."""
+    """The autocast dtype for `--dtype NAME`; auto takes bfloat16 where the hardware computes in it."""
+    import torch
+
     if name != "auto":
         return name
     if device == "cuda":
@@ -40,3 +36,12 @@ def choose_dtype(name: str, device: str) -> str:
     else:
         has_bfloat16 = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if has_bfloat16 else "float32"
+
+
+def available_cores() -> int:
+    """Processors that this process may use; a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    return min(available_cores(), MOST_THREADS)

@@ -1,17 +1,15 @@
-"""The one kind of error that a user can put right."""
+"""The errors that a user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """What is wrong with a flag, a file or a folder: one line per problem.
+    """What is wrong with a flag, a file or a folder: one line per problem, with what would be accepted.
 
-    Each line names the thing, the value given and what would be accepted. A command prints the
-    lines and exits with code 2 (see cli.run_command); any other exception is a fault of ours and
-    keeps its traceback.
+    A command prints the lines and exits with code 2 (see cli.run_command).
 
-    >>> UserError("--n_layer 0: a whole number in [1, inf) is accepted").problems
-    ('--n_layer 0: a whole number in [1, inf) is accepted',)
+    >>> UserError("--n_layer 0: input should be greater than or equal to 1").problems
+    ('--n_layer 0: input should be greater than or equal to 1',)
     """
 
     def __init__(self, *problems: str):

@@ -1,94 +1,83 @@
-"""Files that are whole or not there: written beside and renamed; and a lock that dies with its process."""
+"""Files that are complete or absent: written beside and renamed; and a lock that is released when its process dies."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mingpt.errors import UserError
+
+CHUNK_BYTES = 1 << 22
+
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on leaving, it takes the place of `path` in one step.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; on success it replaces `path` in one step.
 
-    Killed at any moment, or on a full disk, `path` is what it was before, or the whole new file. What
-    a process killed while writing left beside is removed the next time that the same file is written.
+    After a kill at any moment, or on a full disk, `path` is the old file or the new one, never a part.
+    A temporary file that a killed process left behind is removed by `remove_temporary_files`.
     """
-    prefix = f".{path.name}.{platform.node()}."  # another machine may be writing to the same disk
-    beside = path.with_name(f"{prefix}{os.getpid()}.tmp")
-    remove_leftovers(path.parent, prefix)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())  # on the disk before the name points to it
-        beside.chmod(0o666 & ~current_umask())  # some writers make files that only their owner can read
-        beside.replace(path)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # the content reaches the disk before the name points to it
+        os.umask(mask := os.umask(0))
+        temporary.chmod(0o666 & ~mask)  # some writers create files that only their owner can read
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def is_leftover(path: Path) -> bool:
-    """Whether `path` is such a file beside another; who alone writes to its folder may remove it."""
+def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def remove_leftovers(folder: Path, prefix: str) -> None:
-    """Remove the files named `prefix` PROCESS .tmp whose process is no more."""
-    for path in folder.glob(".*.tmp"):
-        process = path.name.removeprefix(prefix).removesuffix(".tmp")
-        if process.isdecimal() and not is_running(int(process)):
-            with contextlib.suppress(OSError):  # another was faster, or it is another user's
-                path.unlink()
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed writers left in a folder. Only for the process that holds the folder's lock."""
+    for path in filter(is_temporary, list(folder.iterdir())):
+        path.unlink()
 
 
-def is_running(process: int) -> bool:
-    if os.name == "nt":
-        return True  # where signal 0 is Ctrl-C, and so cannot ask
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
+def write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OSError where it cannot be read, ValueError where it holds none."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError where it holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is corrupt or not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError("no JSON object")
+        raise UserError(f"{path}: is not a JSON object")
     return content
 
 
-class Locked(Exception):
-    """Another process holds the lock."""
+def sha256(*paths: Path) -> str:
+    """The hash of a file's content, as `sha256sum` prints it; of several files, the hash of their hashes."""
+    hashes = []
+    for path in paths:
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+        hashes.append(digest.hexdigest())
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def lock(path: Path) -> BinaryIO:
-    """Hold `path` until the file returned is closed; the system does that when the process dies.
+    """Hold `path` until the returned file is closed, which the system does when the process dies.
 
-    Raises Locked where another process holds it.
+    Raises BlockingIOError where another process holds it.
     """
-    file = open(path, "ab")  # noqa: SIM115, the caller holds it
+    file = open(path, "ab")  # noqa: SIM115, the caller closes it
     try:
         if os.name == "nt":
             import msvcrt
@@ -100,5 +89,5 @@ def lock(path: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise Locked(str(path)) from None
+        raise BlockingIOError(f"{path} is locked by another process") from None
     return file

@@ -1,25 +1,27 @@
-"""How weights change: adam, adamw, sgd, muon, and the learning rate as a function of the step.
+"""Optimizers: Muon by hand, and PyTorch's Adam, AdamW and SGD.
 
 Notation, for one parameter w at update t = 1, 2, ...:
 
     g        gradient of the loss
-    m, v     running means of g and of its square; m_hat, v_hat without their bias towards 0
-    b1, b2   how much of m and v is kept from one update to the next
-    mu       momentum: how much of muon's running mean is kept
+    m, v     exponential moving averages of g and g^2; m_hat, v_hat with bias correction
+    b1, b2   decay rates of m and v
+    mu       momentum of Muon
     lr, wd   learning rate and weight decay
 
 Adam (Kingma and Ba 2015):      m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
                                 w = w - lr m_hat / (sqrt(v_hat) + eps)
 Muon (Jordan et al. 2024):      m = mu m + (1 - mu) g,   u = mu m + (1 - mu) g     (Nesterov)
-                                W = W - lr sqrt(max(1, out/in)) orthogonal(u)
-decoupled decay (Loshchilov and Hutter 2019), of matrices only:    w = (1 - lr wd) w
+                                W = W - lr sqrt(max(1, out/in)) orthogonalize(u)
+decoupled weight decay (Loshchilov and Hutter 2019), matrices only:    w = (1 - lr wd) w
 
-An optimizer here has param_groups (with "lr"), step(), state_dict() and load_state_dict().
+Another optimizer is a line in OPTIMIZERS and one in config.OPTIMIZER_DEFAULTS. It has param_groups (with "lr"), step(),
+state_dict() and load_state_dict().
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,72 +38,54 @@ POLAR_EXPRESS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
-ADAM_SHARE = 0.4  # of muon's learning rate, for what is not a hidden matrix; measured, see tests/benchmarks/LOG.md
+ADAM_SCALE = 0.4  # of the learning rate, for the parameters that Muon leaves to Adam (tests/benchmarks/LOG.md)
 ADAM_EPS = 1e-10
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of update `step`, counted from 0: a pure function.
-
-    It rises over the first warmup_iters, is then largest, and ends at min_learning_rate.
-    """
-    high, low = config.learning_rate, config.min_learning_rate
-    if step < config.warmup_iters:
-        return high * (step + 1) / (config.warmup_iters + 1)
-    done = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)  # 0 to 1
-    done = min(done, 1.0)
-    if config.schedule == "constant":
-        return high
-    if config.schedule == "cosine":
-        return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
-    if config.schedule == "linear":
-        return high + (low - high) * done
-    return high + (low - high) * max(0.0, (done - 0.7) / 0.3)  # wsd: warm-up, stable, decay
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | Muon:
-    """The optimizer that the config names, over all of a model's parameters that learn."""
-    learning = [w for w in model.parameters() if w.requires_grad]
-    matrices = [w for w in learning if w.dim() >= 2]
-    vectors = [w for w in learning if w.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """The parameters that are trained: matrices, with weight decay, and vectors, without."""
+    trained = [w for w in model.parameters() if w.requires_grad]
+    return [
+        {"params": [w for w in trained if w.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [w for w in trained if w.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def adam(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Its weight decay is an L2 penalty, added to the gradient."""
     betas = (config.beta1, config.beta2)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.learning_rate, betas=betas)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
-    if config.optimizer == "sgd":
-        nesterov = config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
-    return Muon(model, config)
+    return torch.optim.Adam(parameter_groups(model, config), lr=config.learning_rate, betas=betas)
+
+
+def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate, betas=betas)
+
+
+def sgd(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """With Nesterov momentum where there is momentum; its weight decay is an L2 penalty."""
+    nesterov = config.momentum > 0
+    groups = parameter_groups(model, config)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
 
 
 class Muon:
     """Muon for the hidden matrices, Adam for embeddings, biases and norms; one learning rate for both.
 
-    A gradient of a matrix is nearly all in a few directions. Muon replaces it by the nearest
-    matrix that has all directions at the same strength, so that the rare ones are learned as fast.
-
-    Ours, for two reasons: torch.optim's classes load the compiler's machinery, which takes a
-    second at every start, and its Muon takes one matrix after the other, where equal shapes here
-    go through together.
+    A gradient of a matrix is nearly all in a few directions. Muon replaces it by the nearest matrix that has all
+    directions at the same strength, so that the rare ones are learned as fast. Unlike torch.optim.Muon, it needs no
+    compiler modules, whose import takes a second, and it batches matrices of equal shape.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig):
         named = [(name, w) for name, w in model.named_parameters() if w.requires_grad]
-        hidden = [w for name, w in named if name.startswith("h.") and w.dim() == 2]
-        # query, key and value are three matrices that lie in one
-        self.parts = [
-            3 if "c_attn.weight" in name else 1 for name, w in named if name.startswith("h.") and w.dim() == 2
-        ]
-        others = [w for name, w in named if not (name.startswith("h.") and w.dim() == 2)]
-        self.param_groups: list[dict[str, Any]] = [
-            {"params": hidden, "lr": config.learning_rate},
-            {"params": others, "lr": config.learning_rate},
-        ]
+        is_hidden = {name: name.startswith("h.") and w.dim() == 2 for name, w in named}
+        hidden = [w for name, w in named if is_hidden[name]]
+        others = [w for name, w in named if not is_hidden[name]]
+        # query, key and value are three matrices in one
+        self.parts = [3 if "c_attn.weight" in name else 1 for name, _ in named if is_hidden[name]]
+        groups = ({"params": params, "lr": config.learning_rate} for params in (hidden, others))
+        self.param_groups: list[dict[str, Any]] = list(groups)
         self.config = config
         self.updates = 0
         self.momentum = [torch.zeros_like(w) for w in hidden]
@@ -123,7 +107,7 @@ class Muon:
             for pair in zip(w.chunk(parts), u.chunk(parts), strict=True):
                 by_shape.setdefault(pair[0].shape, []).append(pair)
         for (rows, columns), pairs in by_shape.items():
-            updates = orthogonal(torch.stack([u for _, u in pairs]), self.config.dtype)
+            updates = orthogonalize(torch.stack([u for _, u in pairs]), self.config.dtype)
             scale = math.sqrt(max(1, rows / columns))
             for (w, _), update in zip(pairs, updates, strict=True):
                 w.mul_(1 - lr * self.config.weight_decay)
@@ -131,7 +115,7 @@ class Muon:
 
     def step_others(self, params: list[Tensor], lr: float) -> None:
         b1, b2 = self.config.beta1, self.config.beta2
-        lr *= ADAM_SHARE
+        lr *= ADAM_SCALE
         for w, m, v in zip(params, self.mean, self.square, strict=True):
             m.lerp_(w.grad, 1 - b1)
             v.mul_(b2).addcmul_(w.grad, w.grad, value=1 - b2)
@@ -150,11 +134,11 @@ class Muon:
                 mine.copy_(saved)
 
 
-def orthogonal(X: Tensor, dtype: str = "float32") -> Tensor:
+def orthogonalize(X: Tensor, dtype: str = "float32") -> Tensor:
     """The orthogonal matrix nearest to each of X (n, rows, columns), roughly.
 
-    A few matrix products take the place of a singular value decomposition, U S V' to U V'. The
-    singular values of a random square matrix end between 0.1 and 1.9 instead of all at 1.
+    A few matrix products replace the singular value decomposition, U S V' to U V'. The singular values of a random
+    square matrix end between 0.1 and 1.9 instead of all at 1.
     """
     X = X.to(getattr(torch, dtype))
     is_tall = X.shape[-2] > X.shape[-1]
@@ -165,3 +149,11 @@ def orthogonal(X: Tensor, dtype: str = "float32") -> Tensor:
         A = X @ X.mT
         X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)  # a X + (b A + c A A) X
     return (X.mT if is_tall else X).float()
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, TrainConfig], Any]] = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": sgd,
+    "muon": Muon,
+}
