@@ -1,73 +1,42 @@
-"""Low-rank adaptation: nothing is changed at first, little learns, and what is saved is a plain GPT-2."""
+"""Low-rank adaptation: unchanged at the start, only the adapters are trained, and merged it is a plain GPT-2."""
 
 from __future__ import annotations
 
 import torch
 from conftest import random_model
-from transformers import GPT2LMHeadModel
 
 from mingpt import lora
 
 IDS = torch.randint(0, 37, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
-def adapted(rank: int = 3):
-    """A model with changes that are not zero."""
+def test_new_adapters_leave_the_model_as_it_is():
     model = random_model()
-    lora.adapt(model, rank)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith(".B"):
-                weight.normal_(std=0.3)
-    return model
+    before, weights = model(IDS), model.state_dict()
+    lora.add_adapters(model, 4)
+    merged = lora.merged_state_dict(model)
+    assert torch.equal(model(IDS), before) and all(torch.equal(merged[name], w) for name, w in weights.items())
 
 
-def test_a_fresh_adaptation_changes_nothing():
-    model = random_model()
+def test_only_the_adapters_and_a_new_score_head_are_trained():
+    model = random_model(num_labels=5)
+    lora.add_adapters(model, 2)
+    model.score(model.hidden_states(IDS)).square().mean().backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name, weight in model.named_parameters() if weight.grad is not None} == trained.keys()
+    assert trained.pop("score.weight").numel() == 5 * 24 and len(trained) == 16
+    # A (2, in) and B (out, 2) in each of two blocks
+    assert sum(w.numel() for w in trained.values()) == 2 * 2 * ((24 + 72) + (24 + 24) + (24 + 96) + (96 + 24))
+
+
+def test_the_merged_model_is_a_plain_one_with_equal_results():
+    model, plain = random_model(num_labels=5), random_model(seed=1, num_labels=5)
     before = model(IDS)
-    lora.adapt(model, 4)
-    assert torch.equal(model(IDS), before)
-
-
-def test_what_learns_is_small_and_all_of_it_learns():
-    model = random_model()
-    names = dict(model.named_parameters())
-    lora.adapt(model, 2)
-    model(IDS).logsumexp(-1).mean().backward()
-    learning = {name: w for name, w in model.named_parameters() if w.requires_grad}
-    assert all(w.grad is not None for w in learning.values())
-    assert all(w.grad is None for name, w in model.named_parameters() if name not in learning)
-    # four matrices of two blocks, each with A (2, in) and B (out, 2)
-    assert len(learning) == 16
-    assert sum(w.numel() for w in learning.values()) == 2 * 2 * ((24 + 72) + (24 + 24) + (24 + 96) + (96 + 24))
-    assert set(names) == set(lora.merged(model))
-
-
-def test_merged_it_is_a_plain_model_with_equal_logits(tmp_path):
-    model = adapted()
-    plain = random_model(seed=1)
-    plain.load_state_dict(lora.merged(model))
+    lora.add_adapters(model, 3)
+    for name, weight in model.named_parameters():
+        if name.endswith(".B"):
+            torch.nn.init.normal_(weight, std=0.3)
+    plain.load_state_dict(lora.merged_state_dict(model))
     torch.testing.assert_close(plain(IDS), model(IDS), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(plain(IDS), random_model()(IDS), atol=0.01)
-    plain.save_pretrained(tmp_path)
-    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(theirs(IDS).logits, model(IDS), rtol=1e-4, atol=1e-4)
-
-
-def test_a_model_without_changes_is_merged_already():
-    model = random_model()
-    assert all(torch.equal(w, model.state_dict()[name]) for name, w in lora.merged(model).items())
-
-
-def test_scores_are_new_and_so_all_of_them_learn(tmp_path):
-    model = random_model(num_labels=3)
-    names = set(model.state_dict())
-    lora.adapt(model, 2)
-    assert model.score.weight.requires_grad and not model.wte.weight.requires_grad
-    last = torch.tensor([11, 3, 0])
-    model.scores(IDS, last).square().sum().backward()
-    assert model.score.weight.grad.abs().max() > 0
-    assert set(lora.merged(model)) == names
-    plain = random_model(seed=1, num_labels=3)
-    plain.load_state_dict(lora.merged(model))
-    torch.testing.assert_close(plain.scores(IDS, last), model.scores(IDS, last), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain(IDS), before, atol=0.01)
+    assert torch.equal(plain.score.weight, model.score.weight)
