@@ -1,126 +1,108 @@
-"""Byte-level byte-pair encoding: a vocabulary of pieces of words, learned from a text.
+"""Byte-level byte-pair encoding (BPE): learns a vocabulary of subwords from a text.
 
-    words -> bytes -> pairs of neighbours -> the most frequent pair becomes a token -> again
+    words -> bytes -> count adjacent pairs -> merge the most frequent pair into a new token -> repeat
 
-Gage (1994) compresses a file so: give the most frequent pair of neighbouring bytes a name of its
-own, replace it everywhere, and repeat. Sennrich et al. (2016) take the names for the vocabulary of a
-model, and join pairs within words only: then the text is read once, to count its words. GPT-2 begins
-with bytes instead of characters, so that no text is without ids.
+Gage (1994) compresses a file by this loop. Sennrich et al. (2016) use its tokens as a model's vocabulary and merge
+within words only: a text is read once, to count them. GPT-2 starts from bytes, so that every text can be encoded.
 
-Notation. All different words lie in one row of bytes, a gap before each and after the last:
+Notation:
 
-    token[i]   the id of the token that begins at byte i; -1 in a gap, or where none begins
-    first[i]   where the token that ends at byte i begins; i itself in a gap
-    weight[i]  how often the word of byte i occurs in the text
-    count[p]   how often the pair p = (a, b) of neighbours occurs, words weighted by their number
-    places[p]  where it was seen to begin, in order; it may be gone from there since
-
-A token that begins at i ends before i + its length, where its right neighbour begins; its left
-neighbour begins at first[i - 1]. So joining a pair takes a few steps at each of its places, and since
-each shortens the row by a token, there are fewer of them in all than the text's words have bytes.
+    word      its tokens, at first its bytes; frequency[w] is how often word w occurs in the text
+    count[p]  frequency of the pair p = (a, b) of adjacent tokens, in all words
+    where[p]  the words in which p was seen; later merges may have removed it there
 """
 
 from __future__ import annotations
 
 import heapq
-from array import array
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-import regex  # which tiktoken needs as well; re does not know \p{L} and \p{N}, the letters and digits of all scripts
+MIN_FREQUENCY = 2  # merging a pair that occurs once saves nothing
 
-from mingpt.data.vocabulary import BYTE_CHARACTERS, GPT2_PATTERN
+# GPT-2's words: English contractions; letters, digits or other symbols, each with the space before; white space.
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-Pair = tuple[int, int]
-FEWEST = 2  # a pair that occurs once saves nothing
+
+def byte_characters() -> list[str]:
+    """GPT-2's printable character for each byte, so that its files hold no control characters (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+BYTE_CHARACTERS = byte_characters()  # BYTE_CHARACTERS[byte]
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word of GPT-2's split occurs in some texts, none of which ends within a word.
+    """Frequency of each word of GPT-2's split; each of the texts must end at the end of a word.
 
     >>> count_words(["the cat, the dog"])
     Counter({'the': 1, ' cat': 1, ',': 1, ' the': 1, ' dog': 1})
     """
-    words: Counter[str] = Counter()
-    for text in texts:
-        words.update(regex.findall(GPT2_PATTERN, text))
-    return words
+    import regex  # unlike re, it supports \p{L} and \p{N}, the letters and digits of all scripts
+
+    return Counter(word for text in texts for word in regex.findall(GPT2_PATTERN, text))
 
 
-def learn(words: Mapping[str, int], vocab_size: int) -> list[tuple[str, str]]:
-    """The pairs to join, first learned first, each token written in BYTE_CHARACTERS.
+def learn(frequencies: Mapping[str, int], vocab_size: int) -> list[tuple[str, str]]:
+    """The merges in the order learned, each token written in BYTE_CHARACTERS.
 
-    Together with the 256 bytes and the end of a text they make vocab_size tokens, or fewer where no
-    pair occurs twice any more. Of equally frequent pairs the one with the smaller ids comes first.
+    With the 256 bytes and one end-of-text token they give vocab_size tokens, or fewer if no pair is left that occurs
+    twice. Among equally frequent pairs the one with the smaller ids is merged first.
 
     >>> learn({"low": 5, "lower": 2, "new": 3}, vocab_size=260)
     [('l', 'o'), ('lo', 'w'), ('e', 'w')]
     """
     tokens = sorted(BYTE_CHARACTERS)
-    row = Row(words, {character: i for i, character in enumerate(tokens)})
-    queue = [(-count, pair) for pair, count in row.count.items() if count >= FEWEST]
+    ids = [tokens.index(character) for character in BYTE_CHARACTERS]  # ids[byte]
+    words = [[ids[byte] for byte in word.encode("utf-8")] for word in frequencies]
+    frequency = list(frequencies.values())
+    count: Counter[tuple[int, int]] = Counter()
+    where: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+    for w, word in enumerate(words):
+        for pair in itertools.pairwise(word):
+            count[pair] += frequency[w]
+            where[pair].add(w)
+    queue = [(-n, pair) for pair, n in count.items()]  # a heap: the most frequent pair first
     heapq.heapify(queue)
     merges: list[tuple[str, str]] = []
     while queue and len(merges) < vocab_size - 257:
-        expected, pair = heapq.heappop(queue)
-        count = row.count[pair]
-        if count != -expected:  # it has become rarer since it was put there
-            if count >= FEWEST:
-                heapq.heappush(queue, (-count, pair))
+        negative, pair = heapq.heappop(queue)
+        if count[pair] != -negative:  # it has changed since it was queued, and is queued again with its new count
             continue
+        if count[pair] < MIN_FREQUENCY:
+            break
+        changed = set()
+        for w in where.pop(pair):
+            before = words[w]
+            words[w] = after = merge(before, pair, len(tokens))
+            for old in itertools.pairwise(before):
+                count[old] -= frequency[w]
+                changed.add(old)
+            for new in itertools.pairwise(after):
+                count[new] += frequency[w]
+                where[new].add(w)
+                changed.add(new)
+        for other in changed:
+            heapq.heappush(queue, (-count[other], other))
         left, right = (tokens[i] for i in pair)
         merges.append((left, right))
-        for new in row.join(pair, len(tokens), len(left), len(right)):
-            if row.count[new] >= FEWEST:
-                heapq.heappush(queue, (-row.count[new], new))
         tokens.append(left + right)
     return merges
 
 
-class Row:
-    """The words, as tokens that grow."""
+def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    """The word with each occurrence of the pair, from left to right, replaced by the token `new`.
 
-    def __init__(self, words: Mapping[str, int], ids: Mapping[str, int]):
-        of_byte = [ids[character] for character in BYTE_CHARACTERS]
-        self.token = array("i", [-1])
-        self.weight = array("q", [0])
-        for word, times in words.items():
-            begin = len(self.token)
-            self.token.extend(of_byte[byte] for byte in word.encode("utf-8"))
-            self.weight.extend([times] * (len(self.token) - begin))
-            self.token.append(-1)
-            self.weight.append(0)
-        self.first = array("q", range(len(self.token)))
-        self.count: Counter[Pair] = Counter()
-        self.places: defaultdict[Pair, array[int]] = defaultdict(lambda: array("q"))
-        for i in range(1, len(self.token) - 1):
-            if self.token[i] >= 0 and self.token[i + 1] >= 0:
-                self.add(i, (self.token[i], self.token[i + 1]))
-
-    def add(self, place: int, pair: Pair) -> None:
-        self.count[pair] += self.weight[place]
-        self.places[pair].append(place)
-
-    def join(self, pair: Pair, new: int, length_a: int, length_b: int) -> set[Pair]:
-        """Replace the pair by the token `new` wherever it stands; gives the pairs that there were not before.
-
-        In a row of the same tokens, a a a, the left pair is joined: places are in order from the start.
-        """
-        token, first = self.token, self.first
-        a, b = pair
-        found: set[Pair] = set()
-        for i in self.places.pop(pair):
-            middle = i + length_a
-            if token[i] != a or token[middle] != b:
-                continue
-            right, left = middle + length_b, first[i - 1]
-            token[i], token[middle], first[right - 1] = new, -1, i
-            if token[left] >= 0:
-                self.count[token[left], a] -= self.weight[i]
-                self.add(left, (token[left], new))
-                found.add((token[left], new))
-            if token[right] >= 0:
-                self.count[b, token[right]] -= self.weight[i]
-                self.add(i, (new, token[right]))
-                found.add((new, token[right]))
-        return found
+    >>> merge([1, 1, 1, 2], (1, 1), 3)
+    [3, 1, 2]
+    """
+    result: list[int] = []
+    for token in word:
+        if result and (result[-1], token) == pair:
+            result[-1] = new
+        else:
+            result.append(token)
+    return result
