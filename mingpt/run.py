@@ -1,276 +1,160 @@
-"""A run's folder: one writer, files that are always whole, and what it takes to go on after a kill.
+"""From what the user asked for to a run that is ready to train: data, facts, settings, model, folder.
 
-    config.json, model.safetensors     the best model so far; open in transformers as they are
-                                       (config.json is there from the start)
-    tokenizer.json, tokenizer_config.json, and of pieces of words vocab.json and merges.txt
-    train.json                         every flag as resolved, and the sha256 of the data
-    metrics.jsonl                      a line per evaluation
-    loss.png                           its picture
-    state.pt                           the last state: weights, optimizer, progress, metrics
-    lock                               held by the process that writes here
-
-An evaluation writes the model, if it is the best, then the state, then the metrics. Killed between
-two of these, a run goes on from the state that is there and writes the same bytes again.
+asked -> data -> facts -> resolve -> task -> state -> folder
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import itertools
-import json
-import warnings
-from collections.abc import Iterator
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from mingpt import files, gpt2, lora
-from mingpt.config import TrainConfig
-from mingpt.data.documents import located
+from mingpt import files, pretrained
+from mingpt.checkpoint import RunFolder, settings_to_resume
+from mingpt.config import TASKS, Architecture, GPTConfig, TrainConfig, Training
+from mingpt.data.tokenizer import load_tokenizer
+from mingpt.device import choose_device, choose_dtype, default_threads
 from mingpt.errors import UserError
 from mingpt.model import GPT
-from mingpt.settings import as_kind, shown, type_of
+from mingpt.resolve import Facts, resolve
+from mingpt.tasks.base import Data, Task
+from mingpt.trainer import State
 
-if TYPE_CHECKING:
-    from mingpt.tasks import Task
-    from mingpt.trainer import State
-
-Sums = dict[str, str]
-MAY_BE_NONE = ("init_from", "label_column")
-PLACE = ("out_dir", "resume", "config")  # flags that say where, not what: a folder may be moved
+SCORE = "score.weight"
 
 
+@dataclass(frozen=True)
 class Run:
-    """A folder that this process alone writes to, until `close` or its death."""
+    """Everything that `trainer.train` needs."""
 
-    def __init__(self, folder: Path):
-        """Take the lock. Raises UserError where another process holds it or the folder cannot be written."""
-        self.folder = folder
-        try:
-            self.lock = files.lock(folder / "lock")
-        except files.Locked:
-            raise UserError(f"--out_dir {folder}: another process is writing to it") from None
-        except OSError as error:
-            raise UserError(f"--out_dir {folder}: cannot be written ({error.strerror})") from None
-        for path in folder.iterdir():
-            if files.is_leftover(path):
-                path.unlink()
+    config: TrainConfig
+    task: Task
+    folder: RunFolder
+    state: State
 
-    @classmethod
-    def create(cls, out_dir: str | None, name: str) -> Run:
-        """A new folder: out_dir, or the first of out/NAME, out/NAME-2, ... that is free. Never one that holds files."""
-        try:
-            if out_dir is not None:
-                return cls.create_in(Path(out_dir))
-            Path("out").mkdir(exist_ok=True)
-            for number in itertools.count(1):
-                folder = Path("out") / (name if number == 1 else f"{name}-{number}")
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
-                    return cls(folder)
-        except OSError as error:
-            raise UserError(f"--out_dir {out_dir or 'out'}: cannot be written ({error.strerror})") from None
-        raise AssertionError("unreachable: numbers do not end")
 
-    @classmethod
-    def create_in(cls, folder: Path) -> Run:
-        folder.mkdir(parents=True, exist_ok=True)
-        check_is_free(folder)  # before there is a lock in it
-        run = cls(folder)
-        try:
-            check_is_free(folder)  # again: another process may have had the lock before
-        except UserError:
-            run.close()
-            raise
-        return run
+def load_task(name: str) -> type[Task]:
+    """The class of a task by its name in config.TASKS."""
+    module, _, class_name = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)
 
-    @classmethod
-    def open(cls, out_dir: str | None) -> tuple[Run, TrainConfig, Sums]:
-        """An earlier run's folder, its settings and the sums of what it learns from. Raises UserError where none is."""
-        if out_dir is None:
-            raise UserError("--resume: needs --out_dir, the folder of the run to go on with")
-        folder = Path(out_dir)
-        path = folder / "train.json"
-        try:
-            if (folder / "lock").exists() and is_free(folder):
-                reason = "was stopped before its settings were saved; start it again without --resume"
-                raise UserError(f"--resume: the run in {out_dir} {reason}")
-            path.stat()
-        except OSError as error:
-            raise UserError(f"--resume: {out_dir} holds no run ({path}: {error.strerror})") from None
-        return cls(folder), *read_settings(path)
 
-    def close(self) -> None:
-        """Let another process write here."""
-        self.lock.close()
+def locate_base(asked: Training) -> Path | None:
+    """The folder of the model to start from."""
+    if asked.init_from is None:
+        return None
+    try:
+        return pretrained.locate(asked.init_from)
+    except UserError as error:
+        raise UserError(*(f"--init_from {problem}" for problem in error.problems)) from None
 
-    @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """Around every write: a full disk ends the run with a line, and leaves whole what was saved before."""
-        try:
-            yield
-        except OSError as error:
+
+def read_facts(asked: Training) -> tuple[Data, Facts]:
+    """Read the data, and gather what `resolve` needs to know."""
+    task, base = load_task(asked.task), locate_base(asked)
+    base_config = None if base is None else pretrained.read_config(base)
+    data = task.read(asked, None if base is None else load_tokenizer(base))
+    device = choose_device(asked.device)
+    return data, Facts(
+        task=task.info,
+        examples=data.examples,
+        tokens=data.tokens,
+        from_data=data.defaults,
+        base=base_config,
+        device=device,
+        dtype=choose_dtype(asked.dtype, device),
+        threads=default_threads(),
+    )
+
+
+def build_model_config(config: Training, task: Task, base: GPTConfig | None) -> GPTConfig:
+    """The model of a run: every architecture field of the settings, and room for the task's tokens and labels.
+
+    A base model keeps its positions, and its vocabulary where that is larger.
+    """
+    base = base or GPTConfig(vocab_size=1, block_size=config.block_size)
+    architecture = {name: getattr(config, name) for name in Architecture.model_fields}
+    vocab_size = max(task.tokenizer.vocab_size, base.vocab_size)
+    sizes = {"block_size": base.block_size, "vocab_size": vocab_size, "num_labels": task.num_labels}
+    return base.model_copy(update=architecture | sizes)
+
+
+def starting_weights(folder: Path, config: GPTConfig, seed: int) -> dict[str, Tensor]:
+    """The tensors of the model in `folder` as a model of `config` starts with them.
+
+    New tokens start at random around the mean of the others (Hewitt 2021, "Initializing new word embeddings"), with
+    their standard deviation, so that they differ even where embeddings are frozen, as with LoRA. A new score head
+    starts at random.
+    """
+    base, tensors = pretrained.read_folder(GPT, folder)
+    # in the memory layout of a new model, which a resumed run has: another layout rounds differently
+    tensors = {name: tensors.pop(name).clone(memory_format=torch.contiguous_format) for name in list(tensors)}
+    generator = torch.Generator().manual_seed(seed)
+    new_tokens = config.vocab_size - base.vocab_size
+    if new_tokens > 0:
+        wte = tensors["wte.weight"]
+        noise = wte.std(dim=0) * torch.randn(new_tokens, config.n_embd, generator=generator)
+        tensors["wte.weight"] = torch.cat([wte, wte.mean(dim=0) + noise])
+    if base.num_labels != config.num_labels:
+        tensors.pop(SCORE, None)
+    if config.num_labels and SCORE not in tensors:
+        tensors[SCORE] = 0.02 * torch.randn(config.num_labels, config.n_embd, generator=generator)
+    return tensors
+
+
+def hash_weights(folder: Path) -> str:
+    """The hash of a model's weights, by which a run is resumed only with the model it started from."""
+    return files.sha256(*sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]))
+
+
+def start(asked: TrainConfig) -> Run:
+    """A new run in a new folder."""
+    data, facts = read_facts(asked)
+    config = resolve(asked, facts)
+    torch.set_num_threads(config.threads)
+    task = load_task(config.task)(config, data)
+    model_config = build_model_config(config, task, facts.base)
+    base = locate_base(config)
+    tensors = None if base is None else starting_weights(base, model_config, config.seed)
+    state = State(config, model_config, tensors)  # before there is a folder: it may not fit in memory
+    folder = RunFolder.create(config.out_dir, data.name)
+    absolute = config if base is None else config.model_copy(update={"init_from": str(base.resolve())})
+    folder.save_settings(absolute, task, model_config, None if base is None else hash_weights(base))
+    return Run(config, task, folder, state)
+
+
+def resume(asked: TrainConfig) -> Run:
+    """An earlier run, from its last state. Raises UserError where its files or its data are not the same."""
+    folder = RunFolder.open(asked.out_dir)
+    recorded, sums = folder.load_settings()
+    config = settings_to_resume(asked, recorded)
+    torch.set_num_threads(config.threads)
+    data = load_task(config.task).read(config, load_tokenizer(folder.path))
+    if data.sha256 != sums["data_sha256"]:
+        raise UserError(f"--data {config.data}: is not the data that the run in {folder.path} began with")
+    task = load_task(config.task)(config, data)
+    model_config = build_model_config(config, task, pretrained.read_config(folder.path))
+    tensors = None
+    if config.init_from is not None and (not folder.has_state() or config.init_from != recorded.init_from):
+        base = locate_base(config)
+        if hash_weights(base) != sums["base_sha256"]:
             raise UserError(
-                f"{self.folder}: could not be saved ({error.strerror or error}); what was saved before is whole, "
-                f"and goes on with --resume --out_dir {self.folder}"
-            ) from None
-
-    def restore(self, config: TrainConfig, task: Task, state: State, sums: Sums) -> bool:
-        """Bring a fresh state to where the run was; False where it had saved none.
-
-        Raises UserError where the data or the tokenizer are others than those of `sums`, or a file of the
-        folder is torn, missing or of another model: then nothing goes on, and nothing is overwritten.
-        """
-        found = sums_of(task)
-        if found["text_sha256"] != sums["text_sha256"]:
-            raise UserError(f"--data {config.data}: is not the text that the run in {self.folder} began with")
-        if found["tokenizer_sha256"] != sums["tokenizer_sha256"]:
-            raise UserError(f"{self.folder / 'tokenizer.json'}: is another run's")
-        if any(getattr(state.model.config, name) != getattr(config, name) for name in ("n_layer", "n_head", "n_embd")):
-            raise UserError(f"{self.folder / 'config.json'}: is another run's")
-        path = self.folder / "state.pt"
-        saved = self.load_state()
-        if saved is None:
-            metrics = self.folder / "metrics.jsonl"
-            if metrics.exists() and metrics.stat().st_size:  # they are written after a state
-                raise UserError(f"{path}: is missing; without it the run in {self.folder} cannot go on")
-            return False
+                f"--init_from {config.init_from}: is not the model that the run in {folder.path} began with"
+            )
+        tensors = None if folder.has_state() else starting_weights(base, model_config, config.seed)
+    state = State(config, model_config, tensors)
+    if folder.has_state():
+        saved = folder.load_state()
         try:
             state.load_state_dict(saved)
-        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: is another model's ({first_line(error)})") from None
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            problem = str(error).splitlines()[0]
+            raise UserError(f"{folder.path / 'state.pt'}: is the state of another model ({problem})") from None
         if state.progress.best_step:
-            gpt2.read_folder(self.folder)  # where it is torn, that is said now
-        self.save_metrics(state.metrics)  # it may have been killed between a state and its metrics
-        return True
-
-    def save_settings(self, config: TrainConfig, task: Task) -> None:
-        settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE}
-        settings["data"] = located(config.data)
-        with self.saving():
-            task.tokenizer.save(self.folder)
-            gpt2.write_config(self.folder, task.model_config(), task.tokenizer.end_of_text, task.settings())
-            files.write_json(self.folder / "train.json", settings | sums_of(task))
-
-    def save_model(self, model: GPT, task: Task) -> None:
-        with self.saving():
-            end, more = task.tokenizer.end_of_text, task.settings()
-            gpt2.write_folder(self.folder, model.config, lora.merged(model), end, more)
-
-    def save_state(self, state: dict[str, Any]) -> None:
-        with self.saving(), files.written_whole(self.folder / "state.pt") as beside:
-            try:
-                torch.save(state, beside)
-            except RuntimeError as error:  # what torch makes of a full disk
-                raise OSError(str(error)) from None
-
-    def has_state(self) -> bool:
-        """Whether there is more to go on from than the beginning."""
-        return (self.folder / "state.pt").exists()
-
-    def load_state(self) -> dict[str, Any] | None:
-        """The last state, on the CPU; None where the run was killed before its first."""
-        path = self.folder / "state.pt"
-        if not self.has_state():
-            return None
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torn in different places, a file raises errors that have no class in common
-            raise UserError(f"{path}: is torn or no state of a run ({type(error).__name__})") from None
-
-    def save_metrics(self, rows: list[dict[str, float]]) -> None:
-        with self.saving(), files.written_whole(self.folder / "metrics.jsonl") as beside:
-            beside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-    def draw(self, rows: list[dict[str, float]], best_step: int) -> str:
-        """Draw loss.png of some rows of metrics, and mark the best; say where it is, or how to get it."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            return 'none; pip install -e ".[plot]" draws one'
-        if not rows:
-            return "none before the first evaluation"
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.subplots()
-        steps = [row["step"] for row in rows]
-        best = next(row for row in rows if row["step"] == best_step)
-        axes.plot(steps, [row["train_loss"] for row in rows], color="0.6", label="training, mean since the last point")
-        axes.plot(steps, [row["val_loss"] for row in rows], color="C0", label="validation")
-        axes.plot(best["step"], best["val_loss"], "o", color="C0", label="the model that is kept")
-        axes.annotate(
-            f"{best['val_loss']:.3f}",
-            (best["step"], best["val_loss"]),
-            (0, -14),
-            textcoords="offset points",
-            ha="center",
-        )
-        axes.set(xlabel="updates", ylabel="loss", xlim=(0, None))
-        axes.set_title(str(self.folder), parse_math=False)  # a $ in a name is no formula
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        with self.saving(), files.written_whole(self.folder / "loss.png") as beside, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that the font lacks
-            figure.savefig(beside, format="png", dpi=150)
-        return str(self.folder / "loss.png")
-
-
-def is_free(folder: Path) -> bool:
-    """Whether a folder holds nothing but a lock and half a file of a process that was killed."""
-    return all(path.name == "lock" or files.is_leftover(path) for path in folder.iterdir())
-
-
-def check_is_free(folder: Path) -> None:
-    if not is_free(folder):
-        what = "a run; --resume goes on with it" if (folder / "train.json").exists() else "files"
-        raise UserError(f"--out_dir {folder}: already holds {what}, or name another folder")
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def sums_of(task: Task) -> Sums:
-    """What tells the data and the tokenizer of a run from others."""
-    return {"text_sha256": task.sha256, "tokenizer_sha256": task.tokenizer.vocabulary.sha256()}
-
-
-def read_settings(path: Path) -> tuple[TrainConfig, Sums]:
-    """The settings and sums in a train.json. Raises UserError where it does not hold them."""
-    try:
-        recorded = files.read_json_object(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is torn or no JSON object ({error})") from None
-    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in PLACE]
-    sums = ("text_sha256", "tokenizer_sha256")
-    missing = [name for name in [*names, *sums] if recorded.get(name) is None and name not in MAY_BE_NONE]
-    if missing:
-        raise UserError(f"{path}: is of another program or version; it lacks {', '.join(missing)}")
-    config = TrainConfig(**{name: as_kind(type_of(TrainConfig, name), recorded.get(name)) for name in names})
-    problems = config.problems()
-    if problems:
-        raise UserError(*(f"{path}: {problem.removeprefix('--')}" for problem in problems))
-    return config, {name: recorded[name] for name in sums}
-
-
-def settings_to_go_on(asked: TrainConfig, given: set[str], recorded: TrainConfig) -> TrainConfig:
-    """The recorded settings, with max_iters grown or the data found elsewhere if asked.
-
-    Raises UserError where a flag given says otherwise. That the data are the same, `restore` checks.
-    """
-    changes, problems = {}, []
-    for name in sorted(given - set(PLACE)):
-        value, was = getattr(asked, name), getattr(recorded, name)
-        if value in (was, "auto"):
-            continue
-        if name == "data" or (name == "max_iters" and value > was):
-            changes[name] = value
-        else:
-            may = "more may follow, never fewer" if name == "max_iters" else "it goes on as it began"
-            problems.append(f"--{name} {shown(value)}: the run in {asked.out_dir} has {shown(was)}, and {may}")
-    if problems:
-        raise UserError(*problems)
-    return dataclasses.replace(recorded, out_dir=asked.out_dir, **changes)
+            pretrained.read_folder(GPT, folder.path)  # raises UserError where the best checkpoint is corrupt
+        folder.save_metrics(state.metrics)  # the process may have been killed between state and metrics
+    folder.save_settings(config, task, model_config, sums["base_sha256"])
+    return Run(config, task, folder, state)

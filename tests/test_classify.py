@@ -1,243 +1,158 @@
-"""Labels and numbers: the real command, the folder in transformers, the measures against scikit-learn's."""
+"""Text classification: what is learned and held out, the folder in transformers, tables that are refused."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import io
-import json
-import os
 import random
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_command, train
-from sklearn import metrics
-from transformers import AutoTokenizer, GPT2ForSequenceClassification
+from conftest import MACHINE, random_model, read_metrics, train
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from transformers import AutoTokenizer, GPT2ForSequenceClassification, pipeline
 
-from mingpt import GPT, load_tokenizer
-from mingpt.config import GPTConfig, TrainConfig, resolve
-from mingpt.data.labelled import LabelledData, split
-from mingpt.data.tokenizer import ByteTokenizer
-from mingpt.device import on_this_machine
-from mingpt.files import read_json_object
-from mingpt.finetune import with_defaults
-from mingpt.run import Run
-from mingpt.tasks import measures, new_task
-from mingpt.trainer import State, Watch, evaluate
+from mingpt import GPT, trainer
+from mingpt.config import TrainConfig
+from mingpt.data.tokenizer import TOKENIZERS, load_tokenizer
+from mingpt.errors import UserError
+from mingpt.resolve import resolve
+from mingpt.run import load_task, read_facts, start
+from mingpt.tasks.classify import split
 
-SMALL = [
-    "--n_layer",
-    "1",
-    "--n_head",
-    "2",
-    "--n_embd",
-    "32",
-    "--block_size",
-    "32",
-    "--vocab_size",
-    "300",
-    "--threads",
-    "1",
-]
-GOOD, BAD = ("good", "fine", "warm", "kind"), ("bad", "cold", "rude", "late")
+WORDS = {"yes, again": ("good", "fine", "warm", "kind"), "no": ("bad", "cold", "rude", "late")}
+SMALL = dict(n_layer=1, n_head=2, n_embd=32, block_size=32, vocab_size=300)
 
 
-def opinions(count: int = 160) -> list[dict[str, object]]:
-    """Texts whose words say what is to be learned, with quotes, commas and line breaks in some."""
-    chance = random.Random(1)
-    rows = []
-    for i in range(count):
-        words = GOOD if i % 2 else BAD
-        text = f'The soup was {chance.choice(words)}, "{chance.choice(words)}"\nand so was visit {i}'
-        rows.append({"text": text, "label": "yes, again" if i % 2 else "no", "rating": 4.5 if i % 2 else 1.5, "id": i})
-    return rows
+def write_reviews(path, count=160):
+    """Texts whose words decide label and rating, with quotes, commas and line breaks."""
+    rng = random.Random(1)
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "rating", "id"])
+        for i in range(count):
+            label = "yes, again" if i % 3 else "no"
+            text = f'The soup was {rng.choice(WORDS[label])}, "{rng.choice(WORDS[label])}"\nand so was visit {i}'
+            writer.writerow([text, label, 4.5 if i % 3 else 1.5, i])
+    return path
 
 
-def as_csv(rows: list[dict[str, object]]) -> str:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+def make_task(name, path, **settings):
+    asked = TrainConfig(task=name, data=str(path), **settings)
+    data, facts = read_facts(asked)
+    return load_task(name)(resolve(asked, facts), data)
+
+
+def fit(name, path, **settings):
+    """The task of a complete run in this process."""
+    run = start(TrainConfig(task=name, data=str(path), device="cpu", dtype="float32", threads=1, **settings))
+    for _ in trainer.train(run.config, run.task, run.folder, run.state):
+        pass
+    return run.task
+
+
+def assert_equal_scores(folder, task):
+    """Of the folder's model here and in transformers, for the texts of the validation part."""
+    theirs = GPT2ForSequenceClassification.from_pretrained(folder).eval()
+    ours, pad = GPT.from_pretrained(folder), theirs.config.pad_token_id
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id == pad == task.pad_id
+    for x, _, mask, _ in task.validation.batches(4):
+        x, mask = torch.from_numpy(x), torch.from_numpy(mask)
+        assert all(pad not in row[: int(m.nonzero().max()) + 1] for row, m in zip(x, mask, strict=True))
+        with torch.no_grad():
+            scores = ours.score(ours.hidden_states(x)[mask])
+            torch.testing.assert_close(scores, theirs(x).logits, rtol=1e-4, atol=1e-4)
+    return theirs.config
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, cache):
-    """A table, a model that labels it in out/label, and one that values it in out/value."""
-    place = tmp_path_factory.mktemp("rows")
-    (place / "soup.csv").write_text(as_csv(opinions()), encoding="utf-8-sig", newline="")
-    common = ["--data", "soup.csv", *SMALL, "--max_iters", "80", "--eval_interval", "40"]
-    printed = train(place, "--task", "classify", *common, "--out_dir", "label")
-    (place / "classify.txt").write_text(printed, encoding="utf-8")
-    printed = train(place, "--task", "regress", "--loss", "huber", *common, "--out_dir", "value")
-    (place / "regress.txt").write_text(printed, encoding="utf-8")
-    return place
+def run(tmp_path_factory, cache):
+    """A folder with a table and a run in `out` that has learned it; and what the run printed."""
+    folder = tmp_path_factory.mktemp("classify")
+    write_reviews(folder / "soup.csv")
+    flags = [part for name, value in SMALL.items() for part in (f"--{name}", value)]
+    options = ["--max_iters", 80, "--eval_interval", 40, "--out_dir", "out", *MACHINE]
+    return folder, train(folder, "--task", "classify", "--data", "soup.csv", *flags, *options)
 
 
-def last_row(folder) -> dict[str, float]:
-    return json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+def test_it_learns_and_reports_a_confusion_matrix(run):
+    folder, printed = run
+    assert read_metrics(folder / "out")[-1]["accuracy"] == read_metrics(folder / "out")[-1]["macro_f1"] == 1.0
+    assert "144 texts for training, 16 for validation" in printed and "2 classes (yes, again " in printed
+    assert "validation part: confusion matrix (rows: true class, columns: predicted)" in printed
+    assert "no               5           0\n" in printed and "yes, again       0          11\n" in printed
+    assert "python -m mingpt.predict out --file soup.csv --output predictions.csv\n" in printed
 
 
-def test_it_learns_and_says_how_well(place):
-    printed = (place / "classify.txt").read_text(encoding="utf-8")
-    assert "accuracy" in printed and "python -m mingpt.predict label" in printed
-    assert last_row(place / "label")["accuracy"] == 1.0 and last_row(place / "label")["macro_f1"] == 1.0
-    assert last_row(place / "value")["rmse"] < 0.5 and last_row(place / "value")["r2"] > 0.8
-    assert "RMSE" in (place / "regress.txt").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ["label", "value"])
-def test_transformers_opens_the_folder_with_equal_scores(place, name):
-    theirs = GPT2ForSequenceClassification.from_pretrained(place / name).eval()
-    ours, tokenizer = GPT.from_pretrained(place / name), load_tokenizer(place / name)
-    settings = read_json_object(place / name / "config.json")
-    pad = settings["pad_token_id"]
-    assert theirs.config.pad_token_id == pad and AutoTokenizer.from_pretrained(place / name).pad_token_id == pad
-    texts = [row["text"] for row in opinions(7)]
-    ids = [tokenizer.encode(text)[-32:] for text in texts]
-    assert all(pad not in row for row in ids)
-    idx = torch.tensor([row + [pad] * (32 - len(row)) for row in ids])
-    last = torch.tensor([len(row) - 1 for row in ids])
+def test_transformers_opens_the_folder_with_equal_scores_and_reads_the_end_of_a_long_text(run):
+    folder = run[0] / "out"
+    config = assert_equal_scores(folder, make_task("classify", run[0] / "soup.csv", **SMALL))
+    assert config.id2label == {0: "no", 1: "yes, again"} and config.problem_type == "single_label_classification"
+    assert config.task_specific_params["mingpt"] == {"task": "classify", "text_column": "text"}
+    classify = pipeline("text-classification", model=str(folder), device="cpu", top_k=None)
+    model, tokenizer = GPT.from_pretrained(folder), load_tokenizer(folder)
+    text = "The soup was bad, rude, cold. " * 9 + "good, fine <|pad|>"
+    ids = torch.tensor(tokenizer.encode(text)[-32:])
     with torch.no_grad():
-        torch.testing.assert_close(ours.scores(idx, last), theirs(idx).logits, rtol=1e-4, atol=1e-4)
-    if name == "label":
-        assert theirs.config.id2label == {0: "no", 1: "yes, again"}
-        assert theirs.config.problem_type == "single_label_classification"
-    else:
-        assert theirs.config.problem_type == "regression"
-        assert 2.5 < settings["target_mean"] < 3.5 and 1.4 < settings["target_std"] < 1.6
+        expected = model.score(model.hidden_states(ids[None])[0, -1]).softmax(dim=-1)
+    scores = {result["label"]: result["score"] for result in classify([text], truncation=True)[0]}
+    assert [scores["no"], scores["yes, again"]] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_the_measures_are_those_of_scikit_learn():
-    chance = np.random.default_rng(0)
-    truth, said = chance.integers(0, 3, 200), chance.integers(0, 3, 200)
-    n = measures.confusion(truth, said, 3)
-    assert np.array_equal(n, metrics.confusion_matrix(truth, said))
-    found = measures.of_classes(n)
-    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, said))
-    assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, said, average="macro"))
-    targets, values = chance.normal(size=100), chance.normal(size=100)
-    found = measures.of_numbers(targets, values)
-    assert found["rmse"] == pytest.approx(metrics.root_mean_squared_error(targets, values))
-    assert found["mae"] == pytest.approx(metrics.mean_absolute_error(targets, values))
-    assert found["r2"] == pytest.approx(metrics.r2_score(targets, values))
-    assert found["correlation"] == pytest.approx(np.corrcoef(targets, values)[0, 1])
+def test_the_loss_is_that_of_each_text_alone_with_and_without_class_weights(run):
+    path = run[0] / "soup.csv"
+    plain, weighted = (
+        make_task("classify", path, **SMALL, class_weights=value, batch_size=12) for value in (False, True)
+    )
+    short = make_task("classify", path, **SMALL | {"block_size": 8})
+    for example, (ids, _) in zip(short.train.examples, short.data.train, strict=True):
+        assert np.array_equal(example.ids, ids[-8:])  # the end of a long text
+    model = random_model(vocab_size=plain.tokenizer.vocab_size, block_size=32, num_labels=2)
+    counts = np.bincount([plain.classes[label] for _, label in plain.data.train])
+    for task, w in ((plain, None), (weighted, torch.tensor(144 / (2 * counts), dtype=torch.float32))):
+        batch = [torch.from_numpy(part) for part in task.batch(3)]
+        losses = []
+        for row, y, mask in zip(*batch[:3], strict=True):
+            last = int(mask.nonzero().squeeze())
+            scores = model.score(model.hidden_states(row[None, : last + 1])[:, -1])
+            losses.append(F.cross_entropy(scores, y[last : last + 1], w, reduction="none"))
+        torch.testing.assert_close(task.loss(model, *batch), torch.cat(losses).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_tenth_of_each_class_is_held_out_another_for_each_seed():
-    strata = np.array([0] * 200 + [1] * 50 + [2] * 10)
-    learned, held_out = split(strata, seed=0)
-    assert sorted([*learned, *held_out]) == list(range(260))
-    assert [int((strata[held_out] == k).sum()) for k in range(3)] == [20, 5, 1]
-    assert set(split(strata, seed=1)[1]) != set(held_out)
-    assert np.array_equal(split(strata, seed=0)[1], held_out)
+@given(st.lists(st.integers(0, 5), min_size=20, max_size=200), st.integers(0, 2**31 - 1))
+def test_a_tenth_of_each_class_is_held_out(classes, seed):
+    train_part, validation = split(np.array(classes), seed)
+    assert sorted([*train_part, *validation]) == list(range(len(classes))) and len(validation)
+    for k in set(classes):
+        count, held_out = classes.count(k), sum(classes[i] == k for i in validation)
+        assert count // 10 <= held_out <= -(-count // 10) - (count == 1)
+    assert np.array_equal(split(np.array(classes), seed)[1], validation)
 
 
-def test_a_batch_is_a_function_of_seed_and_step_and_each_text_comes_once_in_an_epoch(place):
-    asked = dict(task="classify", data=str(place / "soup.csv"), vocab_size=300, batch_size=8, tokenizer="bpe")
-    task = new_task(resolve(with_defaults(TrainConfig(**asked), set(asked))))
-    again = new_task(resolve(with_defaults(TrainConfig(**asked), set(asked))))
-    for step in (0, 5, 17, 40):
-        for one, other in zip(task.batch(step), again.batch(step), strict=True):
-            assert torch.equal(one, other)
-    seen = [tuple(row[: last + 1].tolist()) for step in range(task.updates_in_epoch()) for row, last in zip(
-        task.batch(step)[0], task.batch(step)[1], strict=True)]  # fmt: skip
-    assert len(set(seen)) >= 0.9 * len(seen)
-
-
-def test_updates_from_scratch_leave_tokens_out_and_evaluations_do_not():
-    texts = [np.arange(2 + 40 * i, 2 + 40 * i + 30 + i) for i in range(40)]
-    data = LabelledData(texts, np.arange(40), np.arange(40), batch_size=8, pad=0, token_dropout=0.25)
-    kept = total = 0
-    for step in range(data.batches):
-        for row, last, number in zip(*data.batch(3, step), strict=True):
-            ids = row[: last + 1]
-            assert (np.diff(ids) > 0).all() and set(ids) <= set(texts[number]) and not row[last + 1 :].any()
-            kept, total = kept + len(ids), total + len(texts[number])
-    assert 0.7 < kept / total < 0.8
-    whole = [
-        row[: last + 1].tolist() for batch in data.in_order(np.arange(40)) for row, last, _ in zip(*batch, strict=True)
-    ]
-    assert sorted(whole) == [text.tolist() for text in texts]
-    data.token_dropout = 0.999
-    assert (data.batch(0, 0)[1] >= 0).all()  # a token of each is left
-
-
-def test_the_model_is_kept_by_accuracy_and_a_later_one_that_is_as_good_wins(place, tmp_path):
-    asked = TrainConfig(task="classify", data=str(place / "soup.csv"), n_layer=1, vocab_size=300, patience=2)
-    config = on_this_machine(resolve(dataclasses.replace(asked, device="cpu", max_iters=9)))
-    task = new_task(config)
-    state, run = State(config, task.model_config()), Run.create(str(tmp_path / "run"), "")
-    state.progress.first_loss = 1.0
-    kept = []
-    for step, (loss, accuracy) in enumerate([(0.5, 0.6), (0.9, 0.8), (0.4, 0.7), (0.8, 0.8), (0.3, 0.7), (0.2, 0.5)]):
-        state.progress.step, state.progress.loss_count = step, 1
-        task.evaluate = lambda model, device, found=(loss, accuracy): {"val_loss": found[0], "accuracy": found[1]}
-        state.averaged.score.weight.data.fill_(step)
-        evaluate(config, task, run, state, 0.1, Watch(0.0))
-        kept.append(int(GPT.from_pretrained(run.folder).score.weight[0, 0]))
-    run.close()
-    assert kept == [0, 1, 1, 3, 3, 3] and state.progress.best_step == 3
-    assert state.progress.is_finished(config)  # two in a row were no better
-
-
-def test_a_study_goes_by_accuracy_and_its_trials_are_as_long_as_a_run(place):
-    flags = [
-        "--task",
-        "classify",
-        "--data",
-        "soup.csv",
-        *SMALL,
-        "--search",
-        "learning_rate=0.003,0.01",
-        "--trials",
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tune.py"), "--strategy", "grid", *flags, "--trials", "1", "--study", "s"]
-    result = subprocess.run(command, cwd=place, env=environment, capture_output=True, encoding="utf-8")
-    assert result.returncode == 0, result.stderr
-    assert "1 - accuracy, the lower the better" in result.stdout and "300 updates in each trial" in result.stdout
-    (trial,) = csv.DictReader((place / "s" / "trials.csv").read_text(encoding="utf-8").splitlines())
-    lines = (place / "s" / "trials" / "0000" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    best = max(json.loads(line)["accuracy"] for line in lines)
-    assert float(trial["value"]) == pytest.approx(1 - best)
-
-
-def test_it_starts_from_a_model_that_writes_with_small_added_matrices(place):
-    torch.manual_seed(0)
-    GPT(GPTConfig(vocab_size=256, n_layer=1, n_head=2, n_embd=32, block_size=32)).save_pretrained(place / "writer")
-    ByteTokenizer().save(place / "writer")
-    flags = ["--task", "classify", "--data", "soup.csv", "--init_from", "writer", "--max_iters", "60", "--threads", "1"]
-    train(place, *flags, "--lora_rank", "2", "--learning_rate", "0.01", "--out_dir", "tuned")
-    assert last_row(place / "tuned")["accuracy"] > 0.9
-    theirs = GPT2ForSequenceClassification.from_pretrained(place / "tuned")
-    assert theirs.config.n_embd == 32 and theirs.config.num_labels == 2
-
-
-def test_a_model_that_labels_is_not_asked_to_write(place):
-    result = run_command("label", "--prompt", "a", cwd=place, module="mingpt.generate")
-    assert result.returncode == 2 and "python -m mingpt.predict" in result.stderr
+def test_fine_tuning_with_low_rank_adapters(run, monkeypatch):
+    monkeypatch.chdir(run[0])
+    tokenizer = TOKENIZERS["byte"]([], [], None)
+    random_model(vocab_size=tokenizer.vocab_size, block_size=64, n_embd=32, n_head=2).save_pretrained("base")
+    tokenizer.save("base")
+    task = fit("classify", "soup.csv", init_from="base", lora_rank=2, max_iters=60, learning_rate=0.01, out_dir="tuned")
+    assert task.train.token_dropout == 0 and read_metrics(Path("tuned"))[-1]["accuracy"] > 0.6
+    assert assert_equal_scores("tuned", task).n_embd == 32
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "said"),
+    ("content", "settings", "problem"),
     [
-        ("text,label\n" + "a,x\n" * 30, [], "every row has the label x"),
-        ("text,mood\na,x\nb,y\n", [], "label"),
-        ("text,label\na,x\n,y\n", [], "row"),
-        ("text,label\na,1\nb,two\n", ["--task", "regress"], "two"),
-        ("text,label\na,1\nb,nan\n", ["--task", "regress"], "nan"),
-        ("text,label\n" + "a,x\nb,y\n" * 30, ["--loss", "mse"], "--loss mse"),
+        ("text,label\n" + "a,x\n" * 30, {}, "every row has the label x"),
+        ("text,label\n" + "".join(f"a,{i}\n" for i in range(30)), {}, "no two rows have the same label"),
+        ("text,label\na,1\nb,two\n", dict(task="regress"), "t.csv, row 3: label is two"),
+        ("text,label\n" + "a,x\nb,y\n" * 30, dict(loss="mse"), "--loss mse: does not fit --task classify"),
     ],
 )
-def test_what_cannot_be_learned_is_one_line(tmp_path, content, options, said):
+def test_what_cannot_be_learned_is_one_line(tmp_path, content, settings, problem):
     (tmp_path / "t.csv").write_text(content, encoding="utf-8")
-    task = [] if "--task" in options else ["--task", "classify"]
-    result = run_command(*task, *options, "--data", "t.csv", cwd=tmp_path)
-    assert result.returncode == 2, result.stdout
-    assert said in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+    with pytest.raises(UserError, match=problem) as caught:
+        make_task(settings.pop("task", "classify"), tmp_path / "t.csv", **settings)
+    assert len(caught.value.problems) == 1

@@ -1,4 +1,4 @@
-"""Going on: kills survived to the bit, Ctrl-C, a full disk, and one writer per folder."""
+"""Resuming: the bytes of an uninterrupted run after kills, Ctrl-C and a full disk; one writer per folder."""
 
 from __future__ import annotations
 
@@ -13,123 +13,159 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, RUN, command, rows, run_command, table, train, until
+from conftest import (
+    MACHINE,
+    ROOT,
+    RUN,
+    TEXT,
+    TINY,
+    command,
+    evaluation_lines,
+    read_metrics,
+    run_command,
+    train,
+    wait_until,
+)
 
-from mingpt import GPT, files
-from mingpt.config import TrainConfig, resolve
-from mingpt.errors import UserError
-from mingpt.run import Run
-from mingpt.tasks.text import TextTask
-from mingpt.trainer import Diverged, State
-from mingpt.trainer import train as updates
+from mingpt import GPT
+from mingpt.config import TrainConfig
+from mingpt.run import start
+from mingpt.trainer import Diverged
+from mingpt.trainer import train as train_loop
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam", "sgd"])
-def test_killed_at_random_moments_and_resumed_it_is_the_same_run(copy, optimizer):
-    """SIGKILL, several times over, with dropout and accumulation: the bytes of a run that was never killed."""
-    arguments = [*RUN, "--optimizer", optimizer, "--dropout", "0.1", "--gradient_accumulation", "2"]
-    arguments += ["--max_iters", "400", "--eval_interval", "7"]
-    began = time.monotonic()
-    train(copy, *arguments, "--out_dir", "whole")
-    duration = time.monotonic() - began
-    chance = random.Random(optimizer)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed_with_state, arguments = 0, [*arguments, "--out_dir", "killed"]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, cache):
+    """A folder with data for every task, and a model to start from."""
+    path = tmp_path_factory.mktemp("data")
+    (path / "fox.txt").write_text(TEXT, encoding="utf-8")
+    rows = "".join(f"the {i % 9} cats run {i},{('good', 'bad')[i % 2]},{i % 5}\n" for i in range(80))
+    (path / "rows.csv").write_text(f"text,label,rating\n{rows}", encoding="utf-8")
+    turns = [("user", "how many foxes are {}?"), ("assistant", "{} of them.")]
+    dialogues = [{"messages": [{"role": r, "content": c.format(i)} for r, c in turns]} for i in range(30)]
+    (path / "talk.jsonl").write_text("".join(json.dumps(d) + "\n" for d in dialogues), encoding="utf-8")
+    train(path, *TINY, *MACHINE, "--data", "fox.txt", "--max_iters", "20", "--out_dir", "base")
+    return path
+
+
+RUNS = {
+    "muon": ["--data", "fox.txt", "--optimizer", "muon", "--gradient_accumulation", "2"],
+    "adamw": ["--data", "fox.txt", "--optimizer", "adamw", "--gradient_accumulation", "2"],
+    "adam": ["--data", "fox.txt", "--optimizer", "adam"],
+    "sgd": ["--data", "fox.txt", "--optimizer", "sgd"],
+    "chat": ["--task", "chat", "--data", "talk.jsonl", "--vocab_size", "300"],
+    "classify": ["--task", "classify", "--data", "rows.csv", "--vocab_size", "300"],
+    "regress": ["--task", "regress", "--data", "rows.csv", "--vocab_size", "300"],
+    "fine-tuning": ["--data", "fox.txt", "--init_from", "base"],
+    "LoRA": ["--data", "fox.txt", "--init_from", "base", "--lora_rank", "2", "--patience", "0"],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_resumed_it_equals_the_uninterrupted_run_bit_for_bit(data, tmp_path, name):
+    """SIGKILL at random moments, several times, with dropout."""
+    shape = [] if "--init_from" in RUNS[name] else TINY
+    arguments = [*shape, *MACHINE, *RUNS[name], "--dropout", "0.1", "--max_iters", "300", "--eval_interval", "7"]
+    start_time = time.monotonic()
+    train(data, *arguments, "--out_dir", tmp_path / "whole")
+    duration = time.monotonic() - start_time
+    killed, kills, rng = tmp_path / "killed", 0, random.Random(name)
     for _ in range(12):
-        has_run = (copy / "killed" / "train.json").exists()
-        todo = ["--resume", "--out_dir", "killed"] if has_run else arguments
-        with open(copy / "printed.txt", "w", encoding="utf-8") as output:
-            process = subprocess.Popen(command(*todo), cwd=copy, env=environment, stdout=output, stderr=output)
-            until((copy / "killed" / "train.json").exists)
-            time.sleep(chance.uniform(0.0, duration / 2))
+        todo = ["--resume"] if (killed / "train.json").exists() else arguments
+        with open(tmp_path / "printed.txt", "w", encoding="utf-8") as output:
+            full = command(*todo, "--out_dir", killed)
+            process = subprocess.Popen(full, cwd=data, env=ENVIRONMENT, stdout=output, stderr=output)
+            wait_until((killed / "train.json").exists)
+            time.sleep(rng.uniform(0.0, duration / 2))
             process.kill()
             process.wait()
-        killed_with_state += (copy / "killed" / "state.pt").exists()
-        check_nothing_is_run_again((copy / "printed.txt").read_text(encoding="utf-8"))
-        if killed_with_state >= 3:
+        kills += (killed / "state.pt").exists()
+        assert_continues((tmp_path / "printed.txt").read_text(encoding="utf-8"))
+        if kills >= 2:
             break
-    assert killed_with_state >= 3
-    check_nothing_is_run_again(train(copy, "--resume", "--out_dir", "killed"))
-    assert (copy / "killed" / "model.safetensors").read_bytes() == (copy / "whole" / "model.safetensors").read_bytes()
-    assert rows(copy / "killed") == rows(copy / "whole")
-    assert not list((copy / "killed").glob(".*"))
+    assert kills >= 2
+    assert_continues(train(data, "--resume", "--out_dir", killed))
+    assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert read_metrics(killed) == read_metrics(tmp_path / "whole")
+    assert not list(killed.glob(".*"))
 
 
-def check_nothing_is_run_again(printed):
-    """What a resumed process evaluates comes after the state that it says it goes on from."""
-    said = [line for line in printed.splitlines() if line.startswith("resuming ") and "after update" in line]
-    if said:
-        after = int(said[0].split()[-1].replace(",", ""))
+def assert_continues(printed: str) -> None:
+    """A resumed process makes no update again that its state already has."""
+    lines = [line for line in printed.splitlines() if line.startswith("resumes       after update ")]
+    if lines:
+        after = int(lines[0].split()[-1].replace(",", ""))
         assert after > 0
-        assert all(after < step <= after + 7 * (i + 1) for i, (step, _) in enumerate(table(printed)))
+        assert all(after < step <= after + 7 * (i + 1) for i, (step, _) in enumerate(evaluation_lines(printed)))
 
 
-def test_killed_before_its_first_state_it_starts_again_and_says_so(copy):
-    shutil.copytree(copy / "out" / "fox", copy / "early")
-    for name in ("state.pt", "model.safetensors", "loss.png"):  # train.json comes after the others
-        (copy / "early" / name).unlink()
-    (copy / "early" / "metrics.jsonl").write_bytes(b"")
-    printed = train(copy, "--resume", "--out_dir", "early")
-    assert "resuming early from the start: it was stopped before its first state was saved" in printed
-    assert rows(copy / "early") == rows(copy / "out" / "fox")
+def test_killed_before_its_first_state_it_starts_again(folder_copy):
+    shutil.copytree(folder_copy / "out" / "fox", folder_copy / "early")
+    for name in ("state.pt", "model.safetensors", "loss.png", "metrics.jsonl"):
+        (folder_copy / "early" / name).unlink()
+    assert "resumes" not in train(folder_copy, "--resume", "--out_dir", "early")
+    assert read_metrics(folder_copy / "early") == read_metrics(folder_copy / "out" / "fox")
 
 
-def test_killed_before_its_settings_were_saved_it_has_nothing_to_go_on_with(copy):
-    (copy / "early").mkdir()
-    (copy / "early" / "lock").touch()
-    (copy / "early" / ".train.json.here.5.tmp").touch()
-    result = run_command("--resume", "--out_dir", "early", cwd=copy)
-    assert result.returncode == 2
-    assert result.stderr == (
-        "error: --resume: the run in early was stopped before its settings were saved; "
-        "start it again without --resume\n"
-    )
-    train(copy, *RUN, "--out_dir", "early")
+def test_killed_between_state_and_metrics_it_recovers_the_metrics(folder_copy):
+    out = folder_copy / "out" / "fox"
+    before = read_metrics(out)
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    assert "is finished" in train(folder_copy, "--resume", "--out_dir", "out/fox")
+    assert read_metrics(out) == before
 
 
-def test_killed_after_its_last_state_it_gets_its_last_metrics_and_its_picture(copy):
-    out = copy / "out" / "fox"
-    before = rows(out)
-    metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (out / "metrics.jsonl").write_text("".join(metrics[:-1]), encoding="utf-8")
-    (out / "loss.png").unlink()
-    assert "is finished" in train(copy, "--resume", "--out_dir", "out/fox")
-    assert rows(out) == before
-    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_finished_run_says_so_and_may_grow(copy):
-    printed = train(copy, "--resume", "--out_dir", "out/fox")
-    assert "out/fox is finished: validation loss" in printed
-    before = rows(copy / "out" / "fox")
-    train(copy, "--resume", "--out_dir", "out/fox", "--max_iters", "60")
-    after = rows(copy / "out" / "fox")
+def test_a_finished_run_may_grow(folder_copy):
+    out = folder_copy / "out" / "fox"
+    assert "out/fox is finished: validation loss" in train(folder_copy, "--resume", "--out_dir", "out/fox")
+    before = read_metrics(out)
+    train(folder_copy, "--resume", "--out_dir", "out/fox", "--max_iters", "60")
+    after = read_metrics(out)
     assert after[:4] == before and [row["step"] for row in after[4:]] == [50, 60]
-    assert json.loads((copy / "out" / "fox" / "train.json").read_text(encoding="utf-8"))["max_iters"] == 60
+    assert json.loads((out / "train.json").read_text(encoding="utf-8"))["max_iters"] == 60
 
 
-def test_a_moved_folder_and_a_moved_text_go_on_from_anywhere(copy, tmp_path):
-    shutil.move(copy / "out" / "fox", tmp_path / "moved")
-    assert "resuming moved after update 40" in train(tmp_path, "--resume", "--out_dir", "moved", "--max_iters", "41")
-    shutil.move(copy / "fox.txt", tmp_path / "renamed.txt")
-    resume = ["--resume", "--out_dir", "moved"]
-    assert "fox.txt: no such file" in run_command(*resume, cwd=tmp_path).stderr
-    assert "after update 41" in train(tmp_path, *resume, "--data", "renamed.txt", "--max_iters", "42")
+def test_a_run_and_its_data_may_move(folder_copy, tmp_path):
+    shutil.move(folder_copy / "out" / "fox", tmp_path / "moved")
+    (tmp_path / "renamed.txt").write_text(TEXT, encoding="utf-8")
+    resume = ["--resume", "--out_dir", "moved", "--data", "renamed.txt"]
+    assert "after update 40" in train(tmp_path, *resume, "--max_iters", "41")
     settings = json.loads((tmp_path / "moved" / "train.json").read_text(encoding="utf-8"))
     assert settings["data"] == str(tmp_path / "renamed.txt")
 
 
-def test_flags_that_repeat_what_a_run_has_are_not_held_against_other_defaults(copy):
-    train(copy, *RUN, "--n_head", "5", "--n_embd", "10", "--out_dir", "five")
-    assert "is finished" in train(copy, "--resume", "--out_dir", "five", "--n_head", "5")
+def test_the_command_that_began_a_run_also_resumes_it(data, tmp_path):
+    """Also with --init_from, by a relative, an absolute and another path to the same model; not by another model."""
+    shutil.copytree(data / "base", tmp_path / "elsewhere")
+    begin = ["--data", "fox.txt", *MACHINE, "--init_from", "base", "--out_dir", tmp_path / "run"]
+    train(data, *begin, "--max_iters", "4")
+    for iters, path in enumerate(["base", data / "base", tmp_path / "elsewhere", "./base"], start=5):
+        begin[begin.index("--init_from") + 1] = path
+        assert f"after update {iters - 1}" in train(data, *begin, "--resume", "--max_iters", iters)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    begin[begin.index("--init_from") + 1] = tmp_path / "other"
+    result = run_command(*begin, "--resume", "--max_iters", "9", cwd=data)
+    assert result.returncode == 2 and "is not the model that the run in" in result.stderr
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(copy):
-    arguments = [*RUN, "--max_iters", "1000", "--eval_interval", "400", "--out_dir", "stopped"]
+def test_a_key_that_an_older_train_json_lacks_takes_its_default(folder_copy):
+    path = folder_copy / "out" / "fox" / "train.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    del settings["patience"], settings["label_smoothing"]
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    train(folder_copy, "--resume", "--out_dir", "out/fox", "--max_iters", "41")
+    assert json.loads(path.read_text(encoding="utf-8"))["patience"] == 0
+
+
+def test_ctrl_c_saves_and_loses_nothing(folder_copy):
+    arguments = [*RUN, "--max_iters", "1000", "--eval_interval", "400"]
     process = subprocess.Popen(
-        command(*arguments),
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        command(*arguments, "--out_dir", "stopped"),
+        cwd=folder_copy,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -137,86 +173,66 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(copy):
     for line in process.stdout:
         if "bits/byte" in line:
             break
-    time.sleep(0.5)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "python train.py --resume --out_dir stopped" in printed
-    step = torch.load(copy / "stopped" / "state.pt", weights_only=True)["progress"]["step"]
+    step = torch.load(folder_copy / "stopped" / "state.pt", weights_only=True)["progress"]["step"]
     assert 0 < step < 1000 and f"stopped after update {step:,}" in printed
-    resumed = train(copy, "--resume", "--out_dir", "stopped")
-    assert f"after update {step:,}" in resumed
-    train(copy, *arguments[:-1], "whole")
-    assert rows(copy / "stopped") == rows(copy / "whole")
-    assert (copy / "stopped" / "model.safetensors").read_bytes() == (copy / "whole" / "model.safetensors").read_bytes()
+    assert f"after update {step:,}" in train(folder_copy, "--resume", "--out_dir", "stopped")
+    train(folder_copy, *arguments, "--out_dir", "whole")
+    assert read_metrics(folder_copy / "stopped") == read_metrics(folder_copy / "whole")
+    a, b = (folder_copy / name / "model.safetensors" for name in ("stopped", "whole"))
+    assert a.read_bytes() == b.read_bytes()
 
 
-def test_weights_that_are_no_numbers_are_not_saved(copy):
+def test_weights_that_are_not_finite_are_not_saved(folder_copy):
     small = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, device="cpu", dtype="float32", threads=1)
-    config = resolve(TrainConfig(data=str(copy / "fox.txt"), **small))
-    task, run = TextTask(config), Run.create(str(copy / "broken"), "")
-    state = State(config, task.model_config())
+    run = start(TrainConfig(data=str(folder_copy / "fox.txt"), out_dir=str(folder_copy / "broken"), **small))
 
     def break_a_weight():
-        state.model.wte.weight.data[0, 0] = float("nan")
+        run.state.model.wte.weight.data[0, 0] = float("nan")
         return True
 
-    with pytest.raises(Diverged, match="a weight after update 1 is no number"):
-        list(updates(config, task, run, state, break_a_weight))
-    assert run.load_state() is None
+    with pytest.raises(Diverged, match="a weight after update 1 is not finite"):
+        list(train_loop(run.config, run.task, run.folder, run.state, break_a_weight))
+    assert not run.folder.has_state()
 
 
-def test_a_folder_that_is_filled_before_its_lock_is_held_is_left_alone(tmp_path, monkeypatch):
-    original = files.lock
-
-    def lock_late(path):
-        held = original(path)
-        (path.parent / "train.json").write_text("another's", encoding="utf-8")
-        return held
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "lock", lock_late)
-        with pytest.raises(UserError, match="already holds a run"):
-            Run.create(str(tmp_path / "new"), "")
-    files.lock(tmp_path / "new" / "lock").close()  # nobody holds it any more
-
-
-def test_two_processes_do_not_write_to_one_folder(copy):
-    arguments = [*RUN, "--max_iters", "100000", "--out_dir", "busy"]
-    process = subprocess.Popen(
-        command(*arguments), cwd=copy, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=-3, stderr=-3
-    )
+def test_two_processes_do_not_write_to_one_folder(folder_copy):
+    arguments = command(*RUN, "--max_iters", "100000", "--out_dir", "busy")
+    process = subprocess.Popen(arguments, cwd=folder_copy, env=ENVIRONMENT, stdout=-3, stderr=-3)
     try:
-        until((copy / "busy" / "state.pt").exists)
-        result = run_command("--resume", "--out_dir", "busy", cwd=copy)
-        assert result.returncode == 2
-        assert result.stderr == "error: --out_dir busy: another process is writing to it\n"
+        wait_until((folder_copy / "busy" / "state.pt").exists)
+        result = run_command("--resume", "--out_dir", "busy", cwd=folder_copy)
+        assert (result.returncode, result.stderr) == (2, "error: --out_dir busy: is in use by another process\n")
     finally:
         process.kill()
         process.wait()
-    result = run_command("--resume", "--out_dir", "busy", "--n_layer", "9", cwd=copy)
-    assert "--n_layer 9: the run in busy has 1" in result.stderr  # the lock died with its process
+    result = run_command("--resume", "--out_dir", "busy", "--n_layer", "9", cwd=folder_copy)
+    assert "--n_layer 9: the run in busy has 1" in result.stderr  # the lock is released with its process
 
 
 @pytest.mark.parametrize("limit", [2_000, 30_000, 60_000])
-def test_a_full_disk_leaves_whole_what_was_saved_and_goes_on_later(copy, limit):
-    """A limit on the size of files stands for the full disk: some files fit and the larger do not."""
-    train(copy, *RUN, "--out_dir", "full")
-    before = (copy / "full" / "state.pt").read_bytes()
+def test_a_full_disk_leaves_complete_files_and_the_run_can_be_resumed(folder_copy, limit):
+    """A limit on the size of files stands for the full disk: some files fit and larger ones do not."""
+    out = folder_copy / "out" / "fox"
+    before = (out / "state.pt").read_bytes()
 
-    def full():
+    def fill():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    grow = ["--resume", "--out_dir", "full", "--max_iters", "60"]
-    result = run_command(*grow, cwd=copy, preexec_fn=full)
+    grow = ["--resume", "--out_dir", "out/fox", "--max_iters", "60"]
+    result = run_command(*grow, cwd=folder_copy, preexec_fn=fill)
     if result.returncode:
         assert result.returncode == 2
         (line,) = result.stderr.splitlines()
-        assert line.startswith("error: full: could not be saved (") and "--resume --out_dir full" in line
-        assert (copy / "full" / "state.pt").read_bytes() == before
-        assert GPT.from_pretrained(copy / "full")
-    train(copy, *grow)
-    assert [row["step"] for row in rows(copy / "full")] == [10, 20, 30, 40, 50, 60]
-    assert not list((copy / "full").glob(".*"))
+        assert line.startswith("error: out/fox: cannot be written (") and "--resume --out_dir out/fox" in line
+        assert (out / "state.pt").read_bytes() == before
+        assert GPT.from_pretrained(out)
+    train(folder_copy, *grow)
+    assert [row["step"] for row in read_metrics(out)] == [10, 20, 30, 40, 50, 60]
+    assert not list(out.glob(".*"))

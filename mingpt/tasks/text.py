@@ -1,107 +1,80 @@
-"""The task of a text: predict its next token."""
+"""The task of a text: predict the next token."""
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mingpt import losses
-from mingpt.config import GPTConfig, TrainConfig
-from mingpt.data.text import TextData
-from mingpt.data.tokenizer import load_tokenizer
+from mingpt.config import TrainConfig, Training
+from mingpt.data.examples import Data
+from mingpt.data.text import Windows, load_text
+from mingpt.data.tokenizer import Tokenizer
+from mingpt.losses import LOSSES
 from mingpt.model import GPT
-from mingpt.streaming import continuation
-from mingpt.tasks.shape import model_config
+from mingpt.resolve import TaskInfo
+from mingpt.tasks.base import Task, default_of, language_metrics, to_tensors
 
-SAMPLE_TOKENS = 300
-OPENING = "The "  # of the sample, where the text is English
-LOOKED_AT = 20_000  # tokens, to tell
+DEFAULTS = dict(tokenizer="char", vocab_size=1024)
+SAMPLE_TOKENS, TEMPERATURE = 300, 0.8
+PROMPT = "The "  # of the sample, where the text is English
+PROMPT_SEARCH = 20_000  # tokens, in which the prompt must occur
 
 
-class TextTask:
+class TextTask(Task):
     """Predict the next token of a text."""
 
-    metric, is_higher_better = "bits_per_byte", False
+    info = TaskInfo(("cross_entropy",), DEFAULTS, uses=("label_smoothing",), max_iters=3500)
+    metric, higher_is_better = "bits_per_byte", False
 
-    def __init__(self, config: TrainConfig, origin: Path | None = None):
-        """`origin` is the folder of a model whose tokenizer and shape are taken: a run's own, or that of init_from."""
-        if origin is None and config.init_from is not None:
-            origin = Path(config.init_from)
-        self.config, self.origin = config, origin
-        self.chosen_loss = losses.choose("text", config.loss)
-        asked = config.tokenizer if origin is None else load_tokenizer(origin)
-        self.data = TextData(config.data, asked, config.block_size, config.batch_size, config.vocab_size)
-        self.name, self.sha256, self.tokenizer = self.data.name, self.data.sha256, self.data.tokenizer
-        self.pieces = np.array([len(piece) for piece in self.tokenizer.pieces])  # bytes of text in each token
-        if self.tokenizer.end_of_text is not None:
-            self.pieces[self.tokenizer.end_of_text] = 0
+    @classmethod
+    def read(cls, asked: Training, tokenizer: Tokenizer | None) -> Data:
+        tokenizer = tokenizer or default_of(cls, asked, "tokenizer")
+        return load_text(asked.data, tokenizer, default_of(cls, asked, "vocab_size"))
 
-    def model_config(self) -> GPTConfig:
-        return model_config(self.config, self.tokenizer, self.origin)
+    def __init__(self, config: TrainConfig, data: Data):
+        super().__init__(config, data)
+        self.windows = Windows(data, config.block_size, config.batch_size)
+        self.criterion = LOSSES[config.loss]
 
-    def updates_in_epoch(self) -> int:
-        """How many updates see each window of the training part about once."""
-        return max(1, self.data.windows // self.config.batch_size)
-
-    def description(self) -> str:
-        """The text in a line: its name, size and parts."""
-        data, kind = self.data, self.tokenizer.vocabulary.kind
-        tokens = len(data.train) + len(data.validation)
+    def describe(self) -> str:
+        train, validation, stride = len(self.data.train), len(self.data.validation), self.windows.stride
+        evaluated = "" if stride == 1 else f", of which every {stride}th window is evaluated"
         return (
-            f"{data.name}: {tokens:,} tokens ({kind}, {len(self.tokenizer.pieces):,} different), "
-            f"{len(data.validation):,} of them for validation, {data.validation_note}"
+            f"{self.data.name}: {train:,} tokens for training and {validation:,} for validation{evaluated} "
+            f"({self.tokenizer.kind}, vocabulary of {self.tokenizer.vocab_size:,})"
         )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of update `step`: (batch_size, T) ids each."""
-        x, y = self.data.batch(self.config.seed, step)
-        return torch.from_numpy(x), torch.from_numpy(y)
+        return self.windows.batch(self.config.seed, step)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per token: -ln of the probability that the model gave to each target."""
-        return self.surprise(model, x, y, self.config.label_smoothing)
+    def loss(self, model: GPT, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token."""
+        return self.criterion(model(x), y, self.config.label_smoothing)  # of logits (B, T, V)
 
-    def surprise(self, model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        return self.chosen_loss(model(x), y, label_smoothing)  # of logits (B, T, V)
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
-        """val_loss in nats per token, and bits per byte of text, which compares runs with different tokenizers."""
+    def evaluate(self, model: GPT) -> dict[str, float]:
+        """val_loss in nats per token, and bits per byte."""
         nats, tokens, text_bytes = 0.0, 0, 0
-        for windows in self.validation_batches():
-            both = torch.from_numpy(windows).to(device)
-            nats += self.surprise(model, both[:, :-1], both[:, 1:]).item() * both[:, 1:].numel()
-            tokens += both[:, 1:].numel()
-            text_bytes += int(self.pieces[windows[:, 1:]].sum())
-        return {"val_loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * max(1, text_bytes))}
+        for windows in self.windows.validation_batches(self.micro_batch_size):
+            x, y = to_tensors((windows[:, :-1], windows[:, 1:]), model)
+            nats += self.criterion(model(x), y).item() * y.numel()
+            tokens += y.numel()
+            text_bytes += int(self.tokenizer.byte_lengths[windows[:, 1:]].sum())
+        return language_metrics(nats, tokens, text_bytes)
 
-    def validation_batches(self) -> Iterator[np.ndarray]:
-        """Validation windows, as many at a time as a training step holds; the last, shorter one on its own."""
-        size = max(1, self.config.batch_size // self.config.gradient_accumulation)
-        windows = self.data.validation_windows()
-        shorter = [windows.pop()] if len(windows[-1]) < len(windows[0]) else []
-        for i in range(0, len(windows), size):
-            yield np.stack(windows[i : i + size])
-        yield from (window[None] for window in shorter)
+    def report(self, model: GPT, folder: Path) -> list[str]:
+        """A sample of generated text."""
+        from mingpt.generation.streaming import continue_text
 
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def ending(self, model: GPT, folder: Path) -> list[str]:
-        prompt = OPENING if OPENING in self.tokenizer.decode(self.data.train[:LOOKED_AT].tolist()) else ""
-        sample = continuation(model, self.tokenizer, prompt, SAMPLE_TOKENS, seed=self.config.seed, temperature=0.8)
-        lines = (prompt + "".join(sample)).strip().splitlines()
+        beginning = self.tokenizer.decode(self.data.train[:PROMPT_SEARCH].tolist())
+        prompt = PROMPT if PROMPT in beginning else ""
+        text = continue_text(
+            model, self.tokenizer, prompt, SAMPLE_TOKENS, seed=self.config.seed, temperature=TEMPERATURE
+        )
+        lines = [f"    {line}" for line in (prompt + "".join(text)).strip().splitlines()]
         option = f' --prompt "{prompt}"' if prompt else ""
-        return [
-            "a sample of its writing",
-            "",
-            *(f"    {line}" for line in lines),
-            f"write more    python -m mingpt.generate {shlex.quote(str(folder))}{option}",
-        ]
+        command = f"generate      python -m mingpt.generate {shlex.quote(str(folder))}{option}"
+        return ["a sample of generated text", "", *lines, command]

@@ -1,0 +1,88 @@
+"""What a task is: the data it learns from, its batches, its loss, and how a model is evaluated on it.
+
+The rest of the package knows a task by this interface alone. A new task is a file with its class, and a line in
+config.TASKS.
+
+    data = SomeTask.read(asked, tokenizer)       parsed and tokenized, before the settings are resolved
+    task = SomeTask(config, data)                batches, loss and evaluation, with the resolved settings
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mingpt.config import TrainConfig, Training
+from mingpt.data.examples import Data
+from mingpt.data.tokenizer import Tokenizer
+from mingpt.resolve import TaskInfo
+
+
+class Task(abc.ABC):
+    info: ClassVar[TaskInfo]
+    metric: ClassVar[str]  # the key of `evaluate` by which models and trials are compared
+    higher_is_better: ClassVar[bool]
+    num_labels = 0  # outputs of the score head; 0: a language model
+
+    def __init__(self, config: TrainConfig, data: Data):
+        self.config, self.data = config, data
+        self.tokenizer = data.tokenizer
+        self.micro_batch_size = config.batch_size // config.gradient_accumulation
+
+    @classmethod
+    @abc.abstractmethod
+    def read(cls, asked: Training, tokenizer: Tokenizer | None) -> Data:
+        """The data that `asked` names, tokenized by `tokenizer`, or by a new one where it is None."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """The data in a line: how much, its vocabulary, what is held out."""
+
+    @abc.abstractmethod
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        """The arrays of update `step`, first dimension the batch: a pure function of (seed, step)."""
+
+    @abc.abstractmethod
+    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        """The mean loss of a batch; for a micro-batch, its share, so that their mean is the batch's."""
+
+    @abc.abstractmethod
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """{"val_loss": ..., metric: ..., and others}, of the validation part. Uses no random numbers."""
+
+    def config_extra(self) -> dict[str, Any]:
+        """What config.json says beside the architecture."""
+        return {}
+
+    @abc.abstractmethod
+    def report(self, model: nn.Module, folder: Path) -> list[str]:
+        """Lines for the end of a run: what the model does, and as the last one the command that uses it."""
+
+    def objective(self, metrics: dict[str, float]) -> float:
+        """The metric as a value to minimize, by which the best checkpoint and the best trial are chosen."""
+        # not val_loss, where an overconfident classifier loses while its accuracy improves (tests/benchmarks/LOG.md)
+        return 1 - metrics[self.metric] if self.higher_is_better else metrics[self.metric]
+
+
+def default_of(task: type[Task], asked: Training, name: str) -> Any:
+    """A setting that reading the data needs: as asked for, or the task's default."""
+    value = getattr(asked, name)
+    return task.info.defaults.get(name) if value is None else value
+
+
+def to_tensors(arrays: Sequence[np.ndarray], model: nn.Module) -> tuple[Tensor, ...]:
+    """The arrays as tensors on the model's device."""
+    device = next(model.parameters()).device
+    return tuple(torch.from_numpy(array).to(device) for array in arrays)
+
+
+def language_metrics(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
+    """Mean negative log-likelihood per token, and bits per byte of text, which compares different tokenizers."""
+    return {"val_loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * max(1, text_bytes))}

@@ -1,0 +1,93 @@
+"""What the tasks of dialogues and of tables share: sequences, and a mask of the positions that the loss counts.
+
+file -> items, such as rows, in two parts -> token ids -> Examples -> batch -> outputs where the mask is set -> loss
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mingpt import files
+from mingpt.config import TrainConfig, Training
+from mingpt.data.examples import Batch, Data, Examples
+from mingpt.data.tokenizer import TOKENIZERS, Tokenizer
+from mingpt.errors import UserError
+from mingpt.losses import LOSSES
+from mingpt.model import GPT
+from mingpt.tasks.base import Task, default_of, to_tensors
+
+
+def create_tokenizer(task: type[Task], asked: Training, train: Iterable[str], validation: Iterable[str]) -> Tokenizer:
+    """The tokenizer that `asked` names, learned from the texts of both parts as far as its kind learns."""
+    return TOKENIZERS[default_of(task, asked, "tokenizer")](train, validation, default_of(task, asked, "vocab_size"))
+
+
+def encode_parts(asked: Training, tokenizer: Tokenizer, encode: Callable, *parts: list[Any]) -> Data:
+    """Both parts as encode(item) gives them: ids (T,), and what is learned of them."""
+    path = Path(asked.data)
+    try:
+        train, validation = ([encode(item) for item in part] for part in parts)
+    except UserError as error:  # a character that the tokenizer lacks
+        raise UserError(f"{path}: {error}") from None
+    tokens = sum(len(ids) for ids, _ in train)
+    return Data(path.resolve().stem, files.sha256(path), tokenizer, train, validation, tokens, len(train))
+
+
+class ExamplesTask(Task):
+    """Base of these tasks. A subclass has these beside the methods of Task:
+
+    items, cutting        what an item is called, and what happens to long ones
+    cut(encoded)          Examples of at most block_size tokens from an encoded item
+    describe_targets()    what is learned, in a few words
+    """
+
+    pad_id, token_dropout = 0, 0.0  # see data/examples.py
+
+    def __init__(self, config: TrainConfig, data: Data):
+        """Raises UserError where block_size is too short for any target."""
+        super().__init__(config, data)
+        train = [example for encoded in data.train for example in self.cut(encoded)]
+        validation = [example for encoded in data.validation for example in self.cut(encoded)]
+        if not train or not validation:
+            raise UserError(f"--block_size {config.block_size}: is too short for any of the answers in {config.data}")
+        self.train = Examples(train, config.batch_size, self.pad_id, self.token_dropout)
+        self.validation = Examples(validation, config.batch_size, self.pad_id)
+
+    def describe(self) -> str:
+        data, size = self.data, self.config.block_size
+        parts = [
+            f"{data.name}: {len(data.train):,} {self.items} for training, {len(data.validation):,} for validation",
+            f"{data.tokens:,} tokens ({self.tokenizer.kind}, vocabulary of {self.tokenizer.vocab_size:,})",
+            self.describe_targets(),
+        ]
+        if too_long := sum(len(ids) > size for ids, _ in data.train + data.validation):
+            parts.append(f"{too_long:,} {self.items} longer than {size} tokens are {self.cutting}")
+        return "; ".join(parts)
+
+    def batch(self, step: int) -> Batch:
+        """x, y, mask and weight, see data/examples.py."""
+        return self.train.batch(self.config.seed, step)
+
+    def outputs(self, model: GPT, x: Tensor, mask: Tensor) -> Tensor:
+        """Logits or scores (N, K) at the N positions that have a target."""
+        head = model.score if self.num_labels else model.head
+        return head(model.hidden_states(x)[mask])
+
+    def loss(self, model: GPT, x: Tensor, y: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        return self.criterion(self.outputs(model, x, mask), y[mask], self.config.label_smoothing) * weight.mean()
+
+    def criterion(self, outputs: Tensor, targets: Tensor, *options: Any) -> Tensor:
+        """The mean loss of outputs (N, K) and targets (N,); for the options see losses.py."""
+        return LOSSES[self.config.loss](outputs, targets, *options)
+
+    @torch.no_grad()
+    def validate(self, model: GPT) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs (N, K) and targets (N,) of the validation part, batch by batch."""
+        for batch in self.validation.batches(self.micro_batch_size):
+            x, y, mask, _ = to_tensors(batch, model)
+            yield self.outputs(model, x, mask), y[mask]
