@@ -1,249 +1,181 @@
-"""`python -m mingpt.chat`: one message, lines from a pipe, and someone at a terminal."""
+"""`python -m mingpt.chat`: a message, lines of standard input, and a user at a terminal."""
 
 from __future__ import annotations
 
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
-from conftest import ROOT, SOUNDS, command, random_model
+from conftest import ROOT, command, random_model
 
-from mingpt import chat, gpt2, load_tokenizer
-from mingpt.data.dialogue import encode, read_dialogues, with_markers
-from mingpt.data.tokenizer import CharTokenizer
+from mingpt import GPT, chat, load_tokenizer
+from mingpt.data.dialogue import add_markers, encode_dialogue, encode_prompt, read_dialogues
+from mingpt.data.tokenizer import TOKENIZERS
 from mingpt.errors import UserError
+from mingpt.generation.streaming import answer
+
+OPTIONS = dict(temperature=0.9, seed=3)
+FLAGS = ["--max_new_tokens", "6", "--temperature", "0.9", "--seed", "3"]
 
 
 @pytest.fixture(scope="module")
-def place(farm):
-    """A place with out/farm, which has learned the sounds of animals, and endless, which knows letters and no end."""
-    endless(farm / "endless")
-    return farm
+def models(tmp_path_factory, cache):
+    """A folder with models of random weights: small and large, which never end a turn, and two of other tasks."""
+    folder = tmp_path_factory.mktemp("chat")
+    plain = TOKENIZERS["char"](["abcdefghijklmnopqrstuvwxyz /?"], [], None)
+    marked = add_markers(plain)
+    for name, tokenizer, settings in (
+        ("small", marked, dict(block_size=64)),
+        ("large", marked, dict(block_size=4096)),
+        ("text", plain, {}),
+        ("classifier", plain, dict(num_labels=3)),
+    ):
+        model = random_model(**{"vocab_size": tokenizer.vocab_size, **settings})
+        with torch.no_grad():
+            model.ln_f.bias[0] = 10
+            model.wte.weight[len(plain.vocab) :, 0] = -10
+        model.save_pretrained(folder / name)
+        tokenizer.save(folder / name)
+    return folder
 
 
-def endless(folder):
-    """A chat that never ends a turn: its markers are never probable."""
-    tokenizer = with_markers(CharTokenizer("abcdefghijklmnopqrstuvwxyz"))
-    model = random_model(vocab_size=len(tokenizer.pieces), block_size=4096)
-    with torch.no_grad():
-        model.ln_f.bias[0] = 10
-        model.wte.weight[26:, 0] = -10
-    more = {"task_specific_params": {"mingpt": {"task": "chat"}}}
-    gpt2.write_folder(folder, model.config, model.state_dict(), tokenizer.end_of_text, more)
-    tokenizer.save(folder)
+@pytest.fixture
+def run(models, monkeypatch, capsys):
+    """Runs the command in that folder, stdin piped to it; returns its exit code, answers and lines on stderr."""
+    monkeypatch.chdir(models)
+
+    def call(*arguments, stdin=b""):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="ascii"))
+        code = chat.main([*FLAGS, *arguments])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), [line for line in err.splitlines() if "cut off" not in line]
+
+    return call
 
 
-def talk(place, monkeypatch, capsys, *options, said: str | bytes = ""):
-    """What `python -m mingpt.chat out/farm` prints on both outputs, with some lines piped in."""
-    monkeypatch.chdir(place)
-    raw = said.encode() if isinstance(said, str) else said
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii"))
-    assert chat.main(["out/farm", "--temperature", "0", *options]) == 0
-    return capsys.readouterr()
+def expected_dialogue(folder, *messages, system=""):
+    """The dialogue as the library's own functions conduct it."""
+    model, tokenizer = GPT.from_pretrained(folder), load_tokenizer(folder)
+    first = [{"role": "system", "content": system}] if system else []
+    dialogue = []
+    for message in messages:
+        dialogue += [{"role": "user", "content": message}]
+        ids, _ = encode_prompt(tokenizer, first + dialogue, 48)  # three quarters of the context
+        content = "".join(answer(model, tokenizer, ids, 6, first=len(dialogue) - 1, **OPTIONS))
+        dialogue += [{"role": "assistant", "content": content}]
+    return first + dialogue
 
 
-def test_one_message(place, monkeypatch, capsys):
-    assert talk(place, monkeypatch, capsys, "--message", "duck", said="cat\n") == ("quack!\n", "")
+def answers_in(dialogue):
+    return [message["content"] for message in dialogue if message["role"] == "assistant"]
 
 
-def test_a_conversation_by_pipe_is_remembered_and_saved(place, monkeypatch, capsys):
-    lines = (
-        "\ufeffcat\n/save talk.jsonl\n\nand a pig?\n/save talk.jsonl\n/system\tYou are  a farm. \n/system\n"
-        "/system You are a farm.\n/reset\nbee\n/save new.jsonl\n/quit\ndog\n"
+def test_a_message_and_a_system_message(models, run):
+    expected = answers_in(expected_dialogue(models / "small", "/cat", system="a farm"))
+    assert run("small", "--message", "/cat", "--system", "a farm", stdin=b"dog\n") == (0, expected, [])
+
+
+def test_a_piped_conversation_is_remembered_and_saved(models, run):
+    lines = "\ufeffcat\r\n/save a.jsonl\n\n /dog\n/save a.jsonl\n/system\ta farm\n/reset\n"
+    lines += "/save a.jsonl\nbee\n/save b.jsonl\n/save a.jsonl\n/quit\nz"
+    code, out, err = run("small", stdin=lines.encode())
+    first = expected_dialogue(models / "small", "cat", "/dog")
+    second = expected_dialogue(models / "small", "bee", system="a farm")
+    assert (code, out) == (2, answers_in(first + second))
+    empty, exists = "the conversation is empty", "/save a.jsonl: cannot be written (File exists)"
+    errors = [f"error: standard input, line {number}: " for number in (8, 11)]
+    saved = [f"note: saved in {name}.jsonl" for name in "aab"]
+    assert err == [*saved[:2], f"{errors[0]}/save: {empty}", saved[2], errors[1] + exists]
+    assert read_dialogues(models / "a.jsonl") == [first] and read_dialogues(models / "b.jsonl") == [second]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("/rest", "/rest: unknown command; did you mean /reset?"),
+        ("/etc/hosts is missing", "/etc/hosts: unknown command"),
+        ("x" * 60, "a message of 62 tokens: at most 47 fit"),
+        ("/system " + "x" * 60, "at most 0 fit beside the system message"),
+        ("caté", "'é'"),
+        ("\udcff", "is half of a surrogate pair"),  # a byte that is not UTF-8
+        ("/save", "/save: needs a FILE"),
+        ("/save text", "/save text: cannot be written (File exists)"),
+        ("/save a\0b", "cannot be written (embedded null"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named_and_the_others_are_answered(models, run, line, problem):
+    lines = f"cat\n{line}\ndog\n".encode(errors="surrogateescape")
+    code, out, err = run("small", stdin=lines)
+    assert (code, out) == (2, answers_in(expected_dialogue(models / "small", "cat", "dog")))
+    assert len(err) == 1 and err[0].startswith("error: standard input, line 2: ") and problem in err[0]
+
+
+def test_the_oldest_turns_are_left_out_and_that_is_said(models, run):
+    messages = ["abcdef"] * 5
+    code, out, err = run("small", stdin="\n".join(messages).encode())
+    dialogue = expected_dialogue(models / "small", *messages)
+    assert (code, out) == (0, answers_in(dialogue))
+    exchange = len(encode_dialogue(load_tokenizer(models / "small"), dialogue[:2])[0])
+    counts = [2 * max(0, n - (47 - 8) // exchange) for n in range(5)]  # of 47 tokens, the message takes eight
+    assert [int(re.search("oldest (.*) turns", line)[1]) for line in err] == [n for n in counts if n]
+
+
+def test_an_answer_that_is_cut_off_is_said(models, run, capsys):
+    for limit, most in (("4", 4), ("1000", 64 - 6)):
+        chat.main(["small", "--message", "cat", "--max_new_tokens", limit])
+        assert f"note: the answer is cut off at {most} tokens\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["text"], "text: is not a chat model; use python -m mingpt.generate text"),
+        (["classifier"], "use python -m mingpt.predict classifier"),
+        (["small", "--message", ""], "--message '': "),
+        (["small", "--mesage", "a"], "--mesage: unknown flag; did you mean --message?"),
+    ],
+)
+def test_a_folder_or_flag_that_cannot_be_used_is_one_line(run, arguments, problem):
+    with pytest.raises(UserError) as caught:
+        run(*arguments)
+    assert problem in str(caught.value)
+    code, out, err = run("small", "--system", "aé", stdin=b"cat\n")
+    assert (code, out) == (2, []) and err[0].startswith("error: --system: ")
+
+
+def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(models):
+    terminal, other_end = pty.openpty()
+    process = subprocess.Popen(
+        command("large", "--max_new_tokens", "100000", module="mingpt.chat"),
+        cwd=models,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"},
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run where it is ignored
     )
-    notes = ["saved in talk.jsonl"] * 2
-    notes += ["the system's turn is now You are  a farm.", "there is no system's turn any more"]
-    notes += ["the system's turn is now You are a farm.", "what was said is forgotten", "saved in new.jsonl"]
-    expected = "".join(f"note: {note}\n" for note in notes)
-    assert talk(place, monkeypatch, capsys, said=lines) == ("meow!\noink!\nbuzz!\n", expected)
-    messages = [("user", "cat"), ("assistant", "meow!"), ("user", "and a pig?"), ("assistant", "oink!")]
-    assert read_dialogues(place / "talk.jsonl") == [[{"role": role, "content": said} for role, said in messages]]
-    messages = [("system", "You are a farm."), ("user", "bee"), ("assistant", "buzz!")]
-    assert read_dialogues(place / "new.jsonl") == [[{"role": role, "content": said} for role, said in messages]]
+    os.close(other_end)
 
+    def read_until(pattern: str) -> None:
+        text = ""
+        while not re.search(pattern, text):
+            assert select.select([terminal], [], [], 120)[0], f"nothing follows {text!r}"
+            text += os.read(terminal, 4096).decode(errors="replace")
 
-def test_help_and_the_system_turn_by_flag(place, monkeypatch, capsys):
-    out, _ = talk(place, monkeypatch, capsys, "--system", "You are a farm.", said="/help\ncow\n/save system.jsonl\n")
-    assert out == f"{chat.HELP}\nmoo!\n"
-    assert all(name in chat.HELP for name in chat.COMMANDS if name != "/help")
-    assert read_dialogues(place / "system.jsonl")[0][0] == {"role": "system", "content": "You are a farm."}
-
-
-def test_the_oldest_turns_are_forgotten_and_that_is_said_once_for_each(place, monkeypatch, capsys):
-    lines = [f"and a {animal}?" for animal in [*SOUNDS, *SOUNDS]]
-    out, err = talk(place, monkeypatch, capsys, said="\n".join(lines))
-    notes = err.splitlines()
-    assert notes[0] == "note: the context of 64 tokens is full; of what was said, the oldest 2 turns are forgotten"
-    # of the 64 tokens, 48 are for what was said, and the marker after which the answer begins
-    tokenizer, sizes, expected = load_tokenizer(place / "out" / "farm"), [], []
-    for line, answer in zip(lines, out.splitlines(), strict=True):
-        turn = {"role": "user", "content": line}
-        room = 48 - len(encode(tokenizer, [turn])[0]) - 1
-        expected.append(next(2 * k for k in range(len(sizes) + 1) if sum(sizes[k:]) <= room))
-        sizes.append(len(encode(tokenizer, [turn, {"role": "assistant", "content": answer}])[0]))
-    found = [int(note.split("the oldest ")[1].split()[0]) for note in notes]
-    assert found == [n for n in dict.fromkeys(expected) if n]
-
-
-def test_an_answer_that_has_no_room_is_cut_and_that_is_said(place, monkeypatch, capsys):
-    _, err = talk(place, monkeypatch, capsys, "--message", "sheep", "--max_new_tokens", "1")
-    assert err == "note: the answer was cut off at --max_new_tokens 1\n"
-    options = ["--message", "sheep", "--temperature", "1000", "--max_new_tokens", "1000", "--seed"]
-    errors = {talk(place, monkeypatch, capsys, *options, str(seed)).err for seed in range(9)}
-    assert errors <= {"", "note: the answer was cut off at the end of the context of 64 tokens\n"} and len(errors) == 2
-
-
-def test_the_same_seed_gives_the_same_answers(place, monkeypatch, capsys):
-    options = ["--temperature", "3", "--seed", "5", "--max_new_tokens", "8"]
-    first = talk(place, monkeypatch, capsys, *options, said="cat\ncat\n/reset\ncat\n")
-    assert first == talk(place, monkeypatch, capsys, *options, said="cat\ncat\n/reset\ncat\n")
-    answers = first.out.split("\n")  # other ends of a line may be part of an answer
-    assert answers[0] == answers[2] != answers[1]
-
-
-@pytest.mark.parametrize(
-    ("lines", "said"),
-    [
-        (b"cat\n" + b"x" * 60, "standard input, line 2: 62 tokens are too long a message: there is room for 47"),
-        (b"/rest\n", "standard input, line 1: /rest: is no command; the nearest is /reset; /help lists them"),
-        (b"/save\n", "line 1: /save: needs a FILE"),
-        (b"/save a.jsonl\n", "/save: there is nothing yet to save"),
-        (b"cat\n/save farm.jsonl\n", "/save farm.jsonl: is there already; name another file"),
-        (b"cat\n/save no/where.jsonl\n", "/save no/where.jsonl: cannot be written (No such file or directory)"),
-        (b"cat\n/save ~nobody at all/a\n", "line 2: /save ~nobody at all/a: cannot be written ("),
-        (b"cat\n/save a\0b\n", "cannot be written (embedded null"),
-        (b"cat\n/save " + b"a" * 300, "cannot be written (File name too long)"),
-        (b"cat\n/save two.jsonl\n/reset\ndog\n/save two.jsonl\n", "line 5: /save two.jsonl: is there already"),
-        (b"/system " + b"x" * 60, "line 1: /system: 62 tokens are too long a system's turn: there is room for 44"),
-        (b"cat\n\xff\n", "standard input, line 2: is no UTF-8 text"),
-    ],
-)
-def test_a_line_that_cannot_be_obeyed_ends_a_pipe(place, monkeypatch, capsys, lines, said):
-    with pytest.raises(UserError) as caught:
-        talk(place, monkeypatch, capsys, said=lines)
-    assert said in str(caught.value) and len(caught.value.problems) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["nowhere"], "nowhere: is neither a folder nor a known model"),
-        (["text"], "text: was not trained with --task chat; python -m mingpt.generate continues a text with it"),
-        (["odd"], "odd: was not trained with --task chat; another program made it"),
-        (["sorter"], "sorter: was not trained with --task chat; python -m mingpt.predict labels texts with it"),
-        (["unmarked"], "unmarked: its tokenizer lacks the markers of turns"),
-        (["endless", "--message", "aé"], "--message: the character 'é'"),
-        (["out/farm", "--message", " "], "--message: is empty"),
-        (["endless", "--system", "aé"], "--system: the character 'é'"),
-        (["out/farm", "--system", "x" * 60, "--message", "cat"], "--system: 62 tokens are too long a system's turn"),
-        (["out/farm", "--max_new_tokens", "0"], "--max_new_tokens 0: a whole number in [1, inf) is accepted"),
-        (["out/farm", "--mesage", "a"], "--mesage: unknown flag; the nearest is --message"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(place, options, said, monkeypatch):
-    model = random_model()
-    for name, task in {"text": None, "sorter": "classify", "odd": ["chat"], "unmarked": "chat"}.items():
-        more = {"task_specific_params": {"mingpt": {"task": task}}} if task else {}
-        gpt2.write_folder(place / name, model.config, model.state_dict(), more=more)
-        CharTokenizer("abc").save(place / name)
-    monkeypatch.chdir(place)
-    with pytest.raises(UserError) as caught:
-        chat.main(options)
-    assert said in str(caught.value) and len(caught.value.problems) == 1
-
-
-# ---- At a terminal ----
-
-
-class Terminal:
-    """`python -m mingpt.chat`, as someone at a terminal has it."""
-
-    def __init__(self, place, *arguments):
-        self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            command(*arguments, module="mingpt.chat"),
-            cwd=place,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run where it is ignored
-        )
-        os.close(theirs)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.ours, text.encode())
-
-    def until(self, text: str) -> str:
-        """What is shown up to a text, which must come."""
-        while text not in self.seen:
-            self.read()
-        found, _, self.seen = self.seen.partition(text)
-        return found
-
-    def read(self) -> None:
-        """More of what is shown."""
-        assert select.select([self.ours], [], [], 60)[0], f"nothing comes after {self.seen!r}"
-        self.seen += os.read(self.ours, 4096).decode(errors="replace").replace("\r", "")
-
-
-def test_at_a_terminal_ctrl_c_stops_an_answer_and_then_ends(place):
-    terminal = Terminal(place, "endless", "--max_new_tokens", "100000", "--seed", "1")
-    assert "endless remembers up to 3,072 tokens" in terminal.until("> ")
-    terminal.type("hello\n")
-    terminal.until("hello\n")
-    while len(terminal.seen) < 20:
-        terminal.read()
-    terminal.process.send_signal(signal.SIGINT)
-    answer = terminal.until("note: stopped\n")
-    assert "cut off" not in answer
-    terminal.until("> ")
-    terminal.type("A\n")
-    terminal.until("error: the character 'A'")
-    terminal.until("> ")
-    terminal.type("/save stopped.jsonl\n")
-    terminal.until("note: saved in stopped.jsonl\n")
-    terminal.until("> ")
-    assert read_dialogues(place / "stopped.jsonl")[0][1]["content"].startswith(answer.strip()[:20])
-    time.sleep(0.5)  # at this very moment, the system's line editor would not notice
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.process.wait(timeout=60) == 0
-
-
-def test_at_a_terminal_ctrl_c_before_an_answer_forgets_the_question_and_ends_one_message(place, monkeypatch, capsys):
-    class Typed(io.TextIOWrapper):
-        def isatty(self):
-            return True
-
-    def interrupted(*_, **__):
-        def parts():
-            yield " "
-            raise KeyboardInterrupt
-
-        return None, parts()
-
-    monkeypatch.setattr("mingpt.streaming.answer", interrupted)
-    monkeypatch.setattr("sys.stdin", Typed(io.BytesIO(b"cat\n/save none.jsonl\n")))
-    monkeypatch.chdir(place)
-    assert chat.main(["out/farm"]) == 0
-    stopped = "note: stopped before there was an answer, and the question is forgotten\n"
-    assert capsys.readouterr().err == f"{stopped}error: /save: there is nothing yet to save\n"
-    with pytest.raises(KeyboardInterrupt):
-        chat.main(["out/farm", "--message", "cat"])
-
-
-def test_at_a_terminal_the_end_of_input_ends(place):
-    terminal = Terminal(place, "out/farm", "--temperature", "0")
-    terminal.until("> ")
-    terminal.type("cow\n")
-    terminal.until("moo!\n")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.process.wait(timeout=60) == 0
+    read_until("> ")
+    os.write(terminal, b"hello\n")
+    read_until("hello\r\n.{9}")
+    process.send_signal(signal.SIGINT)
+    read_until("> ")
+    os.write(terminal, b"/save stopped.jsonl\n")
+    read_until("note: saved in stopped.jsonl(.|\n)*> ")
+    os.write(terminal, b"\x04")
+    assert process.wait(timeout=120) == 0
+    (question, reply), *others = read_dialogues(models / "stopped.jsonl")
+    assert not others and question["content"] == "hello" and 9 <= len(reply["content"]) < 4000

@@ -1,4 +1,4 @@
-"""`python -m mingpt.predict`: files in, the same files with two columns more out."""
+"""`python -m mingpt.predict` against transformers' predictions, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -6,188 +6,174 @@ import csv
 import io
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
 import torch
-from conftest import ROOT, command, random_model, run_command
-from test_classify import as_csv, opinions, place  # noqa: F401, a fixture
-from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from conftest import ROOT, assert_refused, command, run_command
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from mingpt.data.rows import Row
-from mingpt.data.tokenizer import CharTokenizer, with_special
+from mingpt.data.tables import column_names, read_rows
+from mingpt.data.tokenizer import TOKENIZERS
 from mingpt.errors import UserError
-from mingpt.predict import in_blocks, main
+from mingpt.predict import main
+
+TRICKY = 'a "b", c; d\te\nf\rg, sep=; ünïcode 漢字'
 
 
-def predict(place, *arguments, **options):  # noqa: F811
-    return run_command(*arguments, cwd=place, module="mingpt.predict", **options)
+def save(folder, kind=GPT2ForSequenceClassification, **settings):
+    """A folder that transformers has written, with random weights, and its model."""
+    torch.manual_seed(1)
+    tokenizer = TOKENIZERS["byte"]([], [], None).with_special(["<|pad|>"], pad_token="<|pad|>")
+    shape = dict(n_layer=1, n_head=2, n_embd=16, n_positions=32, vocab_size=tokenizer.vocab_size, pad_token_id=256)
+    model = kind(GPT2Config(**shape, initializer_range=1.0, **settings)).eval()
+    model.save_pretrained(folder)
+    tokenizer.save(folder, truncation_side="left")
+    return model
 
 
-def test_a_csv_keeps_its_rows_and_columns(place):  # noqa: F811
-    rows = opinions(30)
-    (place / "new.csv").write_text(as_csv(rows), encoding="utf-8", newline="")
-    result = predict(place, "label", "--file", "new.csv", "--output", "out.csv")
-    assert result.returncode == 0, result.stderr
-    with open(place / "out.csv", encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
-    assert list(found[0]) == ["text", "label", "rating", "id", "prediction", "probability"]
-    assert [row["id"] for row in found] == [str(row["id"]) for row in rows]
-    assert [row["text"] for row in found] == [row["text"] for row in rows]
-    assert all(row["prediction"] == row["label"] and 0.5 <= float(row["probability"]) <= 1 for row in found)
-
-
-def test_json_lines_and_numbers_on_standard_output(place):  # noqa: F811
-    rows = opinions(6)
-    (place / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = predict(place, "value", "--file", "new.jsonl")
-    found = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [row["id"] for row in found] == list(range(6))
-    assert all(abs(row["prediction"] - row["rating"]) < 1 and "probability" not in row for row in found)
-
-
-def test_a_row_that_cannot_be_read_is_named_and_kept(place):  # noqa: F811
-    content = 'text,id\n"The soup was good, kind",1\n,2\n"The soup was rude, cold",3\n'
-    (place / "holes.csv").write_text(content, encoding="utf-8")
-    result = predict(place, "label", "--file", "holes.csv")
-    found = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert [row["id"] for row in found] == ["1", "2", "3"]
-    assert [bool(row["prediction"]) for row in found] == [True, False, True]
-    assert "holes.csv, row 3: text is empty" in result.stderr  # the first row has the names
-
-
-def test_one_text(place):  # noqa: F811
-    result = predict(place, "label", "--text", 'The soup was good, "kind"\nand so was visit 3')
-    assert result.returncode == 0 and "yes, again" in result.stdout
-
-
-def test_what_cannot_be_done_is_one_line(place):  # noqa: F811
-    random_model().save_pretrained(place / "writer")
-    CharTokenizer("".join(map(chr, range(97, 134)))).save(place / "writer")
-    for arguments, said in (
-        (["writer", "--text", "a"], "--task text"),
-        (["label"], "--text or --file"),
-        (["label", "--file", "none.csv"], "none.csv"),
-        (["label", "--file", "soup.csv", "--text_column", "words"], "words"),
-        (["nowhere", "--text", "a"], "nowhere: is neither a folder"),
-    ):
-        result = predict(place, *arguments)
-        assert result.returncode == 2 and said in result.stderr, result.stderr
-        assert len(result.stderr.splitlines()) == 1
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save(folder, id2label={0: "yes, again", 1: "no", 2: "perhaps"})
+    return folder
 
 
 def problem(*arguments):
     with pytest.raises(UserError) as caught:
         main([str(argument) for argument in arguments])
-    assert len(caught.value.problems) == 1
+    assert len(caught.value.problems) == 1 and "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_file_may_be_written_over_and_the_newest_prediction_stands(place, tmp_path, capsys):  # noqa: F811
-    path = tmp_path / "t.csv"
-    path.write_text("\ufefftext;prediction\nso kind;old\n\n", encoding="utf-8")
-    assert main([str(place / "label"), "--file", str(path), "--output", str(path)]) == 0
-    head, row = path.read_text(encoding="utf-8").splitlines()
-    assert head == "text;prediction;probability" and row.startswith(("so kind;yes, again;0.", "so kind;no;0."))
-    assert capsys.readouterr().out == f"{path}: 1 row\n" and list(tmp_path.iterdir()) == [path]
+def predict(folder, tmp_path, name, content, *options):
+    """The rows that are written for a file of this content."""
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    output = tmp_path / f"out{(tmp_path / name).suffix}"
+    assert main([str(folder), "--file", str(tmp_path / name), "--output", str(output), *options]) == 0
+    rows = list(read_rows(output))
+    assert not any(row.problem for row in rows)
+    return [row.fields for row in rows]
 
 
-@pytest.mark.parametrize("count", [0, 1, 1023, 1024, 1025, 2048, 3000])
-def test_rows_are_read_ahead_in_blocks_that_fit_in_memory(count):
-    for length, most in ((10, 1024), (9_000_000, 2)):
-        some = [Row(i, {"text": "x" * length, "id": i}) for i in range(count if length == 10 else count % 7)]
-        blocks = list(in_blocks(some))
-        assert [row for block in blocks for row in block] == some and all(blocks)
-        assert all(len(block) == most for block in blocks[:-1]) and len(blocks) == -(-len(some) // most)
-
-
-def test_half_a_character_comes_back_as_it_was_written(place, tmp_path, capsys):  # noqa: F811
-    lines = ['{"text": "so kind", "note": "cut \\ud83d"}', '{"text": "cut \\udc80"}', '{"text": "schöne 漢字"}']
-    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    output = tmp_path / "out.jsonl"
-    assert main([str(place / "label"), "--file", str(tmp_path / "t.jsonl"), "--output", str(output)]) == 0
-    found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert [row["text"] for row in found] == ["so kind", "cut \udc80", "schöne 漢字"]
-    assert found[0]["note"] == "cut \ud83d" and "漢字" in output.read_text(encoding="utf-8")
-    assert [row["prediction"] is None for row in found] == [False, True, False]
-    assert "row 2: text holds half a character, U+DC80" in capsys.readouterr().err
-
-
-def test_a_file_of_which_no_row_can_be_read_is_an_error(place, tmp_path):  # noqa: F811
-    (tmp_path / "t.jsonl").write_text('{"words": "so kind"}\n' * 30, encoding="utf-8")
-    said = problem(place / "label", "--file", tmp_path / "t.jsonl", "--output", tmp_path / "out.jsonl")
-    assert said == f"{tmp_path / 't.jsonl'}: none of its 30 rows could be read"
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_an_output_that_cannot_be_is_said_before_the_model_is_opened(place, tmp_path):  # noqa: F811
-    (tmp_path / "folder.csv").mkdir()
-    said = problem("nowhere", "--file", place / "soup.csv", "--output", tmp_path / "folder.csv")
-    assert said == f"--output {tmp_path / 'folder.csv'}: is a folder; the name of a file is accepted"
-    said = problem(place / "label", "--file", place / "soup.csv", "--output", tmp_path / "none" / "out.csv")
-    assert "cannot be written (No such file" in said
-
-
-def test_a_reader_that_has_seen_enough_ends_it_quietly(place, tmp_path):  # noqa: F811
-    (tmp_path / "t.csv").write_text("text\n" + "so kind and so warm\n" * 20_000, encoding="utf-8")
-    process = subprocess.Popen(
-        command(place / "label", "--file", tmp_path / "t.csv", module="mingpt.predict"),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    assert process.stdout.readline() == "text,prediction,probability\n"
-    process.stdout.close()
-    assert process.stderr.read() == "" and process.wait(60) == 0
-
-
-@pytest.fixture
-def theirs(tmp_path):
-    """Makes a folder that transformers has written, with random weights, and opens it there."""
-
-    def make(**settings):
-        tokenizer = with_special(CharTokenizer("abcdefgh "), ["<|pad|>"], pad_token="<|pad|>")
-        torch.manual_seed(1)
-        shape = dict(n_layer=1, n_head=2, n_embd=16, n_positions=32, vocab_size=10, pad_token_id=9)
-        model = GPT2ForSequenceClassification(GPT2Config(**shape, initializer_range=1.0, **settings)).eval()
-        model.save_pretrained(tmp_path / "theirs")
-        tokenizer.save(tmp_path / "theirs")
-        return tmp_path / "theirs", model, AutoTokenizer.from_pretrained(tmp_path / "theirs", truncation_side="left")
-
-    return make
-
-
-@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("x", "y", "z"), ("number",)])
-def test_a_folder_of_transformers_gives_what_it_gives_there(theirs, tmp_path, capsys, names):
-    folder, model, tokenizer = theirs(
-        id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
-    )
-    texts = [("abc def gh " * 9)[i : i + 1 + 5 * (i % 8)] for i in range(70)]  # of several batches
-    texts = [text.strip() or "a" for text in texts]
+@pytest.mark.parametrize("labels", [("LABEL_0", "LABEL_1"), ("x", "y", "z"), ("number",)])
+def test_predictions_are_those_of_transformers(tmp_path, capsys, labels):
+    model = save(tmp_path, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
+    texts = [f"{'abc déf gh ' * 9}{i}"[-1 - 7 * (i % 8) :] for i in range(1100)]  # of several batches and blocks
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    assert main([str(folder), "--file", str(tmp_path / "t.jsonl")]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    assert main([str(tmp_path), "--file", str(tmp_path / "t.jsonl")]) == 0
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["text"] for row in rows] == texts
+    longer = sum(len(text.encode()) > 32 for text in texts)
+    assert printed.err.endswith(f"\nnote: {longer:,} texts exceed 32 tokens; the end of each was read\n")
+    batch = AutoTokenizer.from_pretrained(tmp_path)(
+        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
+    )
     with torch.no_grad():
         scores = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    if len(names) == 1:
-        assert [row["prediction"] for row in found] == pytest.approx(scores[:, 0].tolist(), rel=1e-3, abs=1e-4)
+    if len(labels) == 1:
+        settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        settings |= {"target_mean": 3.0, "target_std": 0.5}
+        (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        assert [row["prediction"] for row in rows] == pytest.approx(scores[:, 0].tolist(), rel=1e-3, abs=1e-4)
+        assert main([str(tmp_path), "--text", texts[0]]) == 0
+        assert float(capsys.readouterr().out) == pytest.approx(3 + 0.5 * scores[0, 0].item(), rel=1e-3)
     else:
         best = scores.softmax(1).max(1)
-        assert [row["prediction"] for row in found] == [names[i] for i in best.indices.tolist()]
-        assert [row["probability"] for row in found] == pytest.approx(best.values.tolist(), rel=1e-3)
-        assert len({row["prediction"] for row in found}) > 1
+        assert [row["prediction"] for row in rows] == [labels[i] for i in best.indices.tolist()]
+        assert [row["probability"] for row in rows] == pytest.approx(best.values.tolist(), rel=1e-3)
+        assert len({row["prediction"] for row in rows}) > 1
+        assert main([str(tmp_path), "--text", texts[0]]) == 0
+        assert capsys.readouterr().out == f"{rows[0]['prediction']}\t{rows[0]['probability']}\n"
 
 
-def test_models_that_no_prediction_can_be_read_off(theirs, tmp_path):
-    folder, _, _ = theirs(num_labels=3, problem_type="regression")
-    assert problem(folder, "--text", "abc") == f"{folder}: gives 3 numbers for a text; a model that gives one is needed"
-    shutil.rmtree(folder)
-    folder, _, _ = theirs(num_labels=3, problem_type="multi_label_classification")
-    assert "multi_label_classification" in problem(folder, "--text", "abc")
-    shutil.rmtree(folder)
-    folder, _, _ = theirs(num_labels=3)
-    CharTokenizer("abcdefghijklm").save(folder)
-    assert problem(folder, "--text", "abc") == f"{folder}: the tokenizer has 13 tokens and the model 10"
+@pytest.mark.parametrize(
+    ("name", "mark", "delimiter"),
+    [("a.csv", "", ","), ("a.csv", "\ufeffsep=;\n", ";"), ("a.csv", "\ufeff", "\t"), ("a.tsv", "", "\t")],
+)
+def test_delimited_files_are_read_back_equal(folder, tmp_path, name, mark, delimiter):
+    table = [["", "text", "a;b;c;d;e;f;g"], ["1", TRICKY, " x "], ["2", " so kind", "a\rb"], ["", "x", "007"]]
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(table)
+    rows = predict(folder, tmp_path, name, mark + buffer.getvalue())
+    assert list(rows[0]) == ["column 1", "text", "a;b;c;d;e;f;g", "prediction", "probability"]
+    assert [list(row.values())[:3] for row in rows] == table[1:]
+    assert all(row["prediction"] in ("yes, again", "no", "perhaps") for row in rows)
+    assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_json_keeps_its_keys_and_values(folder, tmp_path):
+    rows = [{"text": TRICKY, "id": 1}, {"n": [1, {"a": None}], "text": "x"}, {"text": "y", "note": "cut \ud83d"}]
+    written = predict(folder, tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert [{k: v for k, v in row.items() if k[:4] not in ("pred", "prob")} for row in written] == rows
+    assert "漢字" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+
+
+def test_columns_of_the_users_own_are_not_overwritten(folder, tmp_path):
+    (row,) = predict(folder, tmp_path, "a.csv", "prediction,text\nmine,so kind\n")
+    assert row["prediction"] == "mine" and list(row) == ["prediction", "text", "prediction_2", "probability_2"]
+    first, last = predict(folder, tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "a", "probability": 5}\n')
+    assert list(first) == ["text", "prediction_2", "probability_2"] and last["probability"] == 5
+    (tmp_path / "out.csv").replace(tmp_path / "a.csv")  # once more, onto itself
+    assert main([str(folder), "--file", str(tmp_path / "a.csv"), "--output", str(tmp_path / "a.csv")]) == 0
+    assert column_names(tmp_path / "a.csv")[2:] == [
+        "prediction_2",
+        "probability_2",
+        "prediction_2_2",
+        "probability_2_2",
+    ]
+
+
+def test_rows_that_cannot_be_read_have_no_prediction_and_a_note(folder, tmp_path, capsys):
+    rows = predict(folder, tmp_path, "a.jsonl", '{"text": "a", "id": 1}\n{"text": \n{"id": 3}\n')
+    assert [(row.get("id"), bool(row["prediction"])) for row in rows] == [(1, True), (None, False), (3, False)]
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'a.jsonl'}, row 2: is not valid JSON" in first and "row 3: has no column text" in second
+    assert last == "note: 2 of 3 rows have no prediction"
+    rows = predict(folder, tmp_path, "a.csv", "text,id\nso kind,1\n,2\nrude\ncold,4\n" + ",5\n" * 30)
+    assert [bool(row["prediction"]) for row in rows] == [True, False, False, True] + [False] * 30
+    assert [row["id"] for row in rows[:4]] == ["1", "2", "", "4"] and rows[2]["text"] == "rude"
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[0] == f"note: {tmp_path / 'a.csv'}, row 3: text is empty; a text is accepted"
+    assert len(notes) == 11 and notes[10] == "note: 32 of 34 rows have no prediction"
+
+
+def test_nothing_is_written_where_nothing_can_be_predicted(folder, tmp_path):
+    path, output = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    path.write_text('{"text": ""}\n' * 30, encoding="utf-8")
+    assert problem(folder, "--file", path, "--output", output) == f"{path}: none of its 30 rows can be read"
+    path.write_text("[]\n" * 3, encoding="utf-8")
+    assert problem(folder, "--file", path, "--output", output) == f"{path}: none of its 3 rows can be read"
+    path.write_text('{"text": ""}\n', encoding="utf-8")
+    assert "has no column words; it has text" in problem(folder, "--file", path, "--text_column", "words")
+    path.write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
+    assert f"{path}, row 2: is not UTF-8" in problem("nowhere", "--file", path, "--output", output)
+    path.write_text('{"text": "a"}\n', encoding="utf-8")
+    arguments = [folder, "--file", path, "--output", tmp_path / "none" / "a.jsonl"]
+    result = run_command(*arguments, cwd=tmp_path, module="mingpt.predict")
+    assert_refused(result, f"error: {tmp_path}/none/", "No such file or directory")
+    assert "same suffix" in problem(folder, "--file", path, "--output", tmp_path / "a.csv")
+    assert "--text or --file" in problem(folder) and "at least 1 character" in problem(folder, "--text", "")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_models_of_other_tasks_are_refused(tmp_path):
+    for name, settings in (("a", "regression"), ("b", "multi_label_classification")):
+        save(tmp_path / name, num_labels=3, problem_type=settings)
+        assert "is not a model of --task classify or regress" in problem(tmp_path / name, "--text", "abc")
+    save(tmp_path / "c", kind=GPT2LMHeadModel)
+    assert_refused(run_command("c", "--text", "abc", cwd=tmp_path, module="mingpt.predict"), "c: is not a model of")
+
+
+def test_a_large_file_is_streamed_and_a_closed_pipe_ends_it_quietly(folder, tmp_path):
+    with open(tmp_path / "t.csv", "w", encoding="utf-8") as file:
+        file.write("text,größe\n")
+        file.writelines("so kind and so warm,5\n" for _ in range(20_000))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}  # the output is UTF-8 anyway
+    arguments = command(folder, "--file", tmp_path / "t.csv", module="mingpt.predict")
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    with subprocess.Popen(arguments, env=environment, **pipe) as process:
+        assert process.stdout.readline() == '"text","größe","prediction","probability"\n'
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait(60) == 0

@@ -1,4 +1,4 @@
-"""Text that comes in pieces: whole characters, stop strings over several tokens, the end of a text."""
+"""Text in pieces: whole characters, stop strings over several tokens, and what ends a text."""
 
 from __future__ import annotations
 
@@ -8,98 +8,91 @@ from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingpt.data.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
-from mingpt.streaming import Text, beginning, continuation, continuations, pieces_of
+from mingpt.data.tokenizer import TOKENIZERS
+from mingpt.errors import UserError
+from mingpt.generation.decoding import generate
+from mingpt.generation.streaming import Completion, answer, continue_text, encode_prompt, stream
 
-BYTES = ByteTokenizer()
-
-
-def columns(*texts: list[int]) -> list[torch.Tensor]:
-    """What generate would give: a column of ids after another."""
-    return list(torch.tensor(texts).T[:, :, None])
+BYTE = TOKENIZERS["byte"]([], [], None)
+LETTERS = "".join(chr(97 + i) for i in range(37))  # as many as random_model has tokens
 
 
-def test_a_character_of_several_tokens_streams_whole():
-    text = "naïve 中文 🎉!"
-    for tokenizer in (BYTES, BPETokenizer.gpt2()):
-        ids = tokenizer.encode(text)
-        parts = [part for (part,) in pieces_of([Text(tokenizer)], columns(ids))]
-        assert len(ids) > len(text) or tokenizer.end_of_text
-        assert "".join(parts) == text
-        assert "\N{REPLACEMENT CHARACTER}" not in "".join(parts)
-    half = [part for (part,) in pieces_of([Text(BYTES)], columns([195]))]
-    assert "".join(half) == "\N{REPLACEMENT CHARACTER}"
+def char_tokenizer(alphabet: str = LETTERS):
+    return TOKENIZERS["char"]([alphabet], [], None)
+
+
+def columns(*sequences: list[int]) -> list[torch.Tensor]:
+    """What `generate` yields for these tokens."""
+    return list(torch.tensor(sequences).T[:, :, None])
+
+
+@pytest.mark.parametrize("name", ["byte", "gpt2"])
+def test_a_character_of_several_tokens_is_returned_whole(name):
+    tokenizer, text = TOKENIZERS[name]([], [], None), "naïve 中文 🎉!"
+    ids = tokenizer.encode(text)
+    pieces = [piece for (piece,) in stream([Completion(tokenizer)], columns(ids))]
+    assert "" in pieces[:-1] and "".join(pieces) == text
+    assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
+    cut = [piece for (piece,) in stream([Completion(BYTE)], columns([97, 195]))]
+    assert "".join(cut) == "a\N{REPLACEMENT CHARACTER}"
 
 
 @given(st.text(alphabet="ab\né", max_size=12), st.lists(st.text(alphabet="ab\né", min_size=1, max_size=4), max_size=3))
-def test_a_text_ends_before_the_first_stop_string(written, stop):
-    text = Text(BYTES, stop)
-    shown = "".join(text.add(i) for i in BYTES.encode(written)) + text.close("length")
-    # what a reader of single characters sees: the first moment at which one of the strings is complete
-    ends = [i for i in range(len(written) + 1) if any(written[:i].endswith(s) for s in stop)]
-    if not ends:
-        assert (shown, text.ended_by) == (written, "length")
+def test_a_text_ends_before_the_first_stop_string(text, stop):
+    completion = Completion(BYTE, stop)
+    result = "".join(completion.add(token) for token in BYTE.encode(text)) + completion.end("length")
+    # character by character: the first moment at which a stop string is complete
+    end = next((end for end in range(len(text) + 1) if text[:end].endswith(tuple(stop))), None)
+    if end is None:
+        assert (result, completion.ended_by) == (text, "length")
     else:
-        begins = [ends[0] - len(s) for s in stop if written[: ends[0]].endswith(s)]
-        assert (shown, text.ended_by) == (written[: min(begins)], "stop")
+        start = min(end - len(s) for s in stop if text[:end].endswith(s))
+        assert (result, completion.ended_by) == (text[:start], "stop")
 
 
-def test_nothing_is_held_back_that_is_decided():
-    text = Text(BYTES, ["END"])
-    assert [text.add(i) for i in BYTES.encode("aENEND")] == ["a", "", "", "EN", "", ""]
-    assert text.ended_by == "stop" and text.close("length") == ""
+def test_text_is_held_back_only_while_it_may_become_a_stop_string():
+    completion = Completion(BYTE, ["END"])
+    assert [completion.add(token) for token in b"aENEND!"] == ["a", "", "", "EN", "", "", ""]
+    assert (completion.ended_by, completion.tokens, completion.end("length")) == ("stop", 6, "")
 
 
-def test_a_stop_string_that_spans_tokens():
-    tokenizer = BPETokenizer.gpt2()
-    ids = tokenizer.encode("one two three")
-    text = Text(tokenizer, ["o t"])
-    assert "".join(text.add(i) for i in ids) == "one tw"
-    assert text.ended_by == "stop" and text.tokens == 3
+def test_each_text_of_a_batch_ends_for_itself():
+    tokenizer = TOKENIZERS["gpt2"]([], [], None)
+    ids = [tokenizer.encode("a b c d x e f"), [*tokenizer.encode("a b"), tokenizer.eos_id, 1, 2, 3, 4]]
+    completions = [Completion(tokenizer, [" x"]) for _ in ids]
+    pieces = list(stream(completions, columns(*ids)))
+    assert ["".join(column) for column in zip(*pieces, strict=True)] == ["a b c d", "a b"]
+    assert [completion.ended_by for completion in completions] == ["stop", "end_of_text"]
+    assert [completion.tokens for completion in completions] == [len(pieces), 3] == [5, 3]
 
 
-def test_end_of_text_ends_a_text_and_is_not_shown():
-    tokenizer = BPETokenizer.gpt2()
-    ids = [*tokenizer.encode("Hello"), tokenizer.end_of_text, *tokenizer.encode(" again")]
-    text = Text(tokenizer)
-    assert "".join(text.add(i) for i in ids) == "Hello"
-    assert text.ended_by == "end_of_text"
+def test_an_empty_prompt_begins_as_a_document_or_a_line_does():
+    assert encode_prompt(TOKENIZERS["gpt2"]([], [], None), "") == [50256]
+    assert encode_prompt(BYTE, "") == [ord("\n")]
+    assert encode_prompt(char_tokenizer("a\nb"), "") == [0]
+    assert encode_prompt(char_tokenizer("xyz"), "") == [0]
+    assert encode_prompt(char_tokenizer("xyz"), "z") == [2]
 
 
-def test_texts_end_each_for_itself():
-    texts = [Text(BYTES, ["x"]), Text(BYTES, ["x"])]
-    parts = list(
-        pieces_of(
-            texts,
-            columns(
-                list(b"abxc"),
-                list(b"defx"),
-            ),
-        )
-    )
-    assert ["".join(each) for each in zip(*parts, strict=True)] == ["ab", "def"]
-    assert len(parts) == 4
+def test_a_continuation_is_the_text_of_what_generate_yields():
+    tokenizer, model = char_tokenizer(), random_model()
+    ids = torch.cat(list(generate(model, [tokenizer.encode("abc")], 20, seed=1, temperature=0.9)), dim=1)[0].tolist()
+    text = tokenizer.decode(ids)
+    assert "".join(continue_text(model, tokenizer, "abc", 20, seed=1, temperature=0.9)) == text
+    assert "".join(continue_text(model, tokenizer, "abc", 20, [text[5:8]], seed=1, temperature=0.9)) == text[:5]
+    with pytest.raises(UserError, match="'!'"):
+        continue_text(model, tokenizer, "no!", 20)
 
 
-def test_an_id_that_the_tokenizer_lacks_is_no_text():
-    text = Text(CharTokenizer("ab"))
-    assert [text.add(i) for i in (0, 7, 1)] == ["a", "", "b"]
-
-
-def test_an_empty_prompt_begins_where_a_line_or_document_does():
-    assert beginning(CharTokenizer("a\nb")) == 0
-    assert beginning(CharTokenizer("xyz")) == 0
-    assert beginning(BYTES) == ord("\n")
-    assert beginning(BPETokenizer.gpt2()) == 50256
-
-
-def test_a_continuation_is_the_text_of_what_generate_returns():
-    tokenizer = CharTokenizer("".join(chr(97 + i) for i in range(37)))
-    model = random_model()
-    text = "".join(continuation(model, tokenizer, "abc", 20, seed=1, temperature=0.9))
-    ids = model.generate(torch.tensor([tokenizer.encode("abc")]), 20, seed=1, temperature=0.9)
-    assert "abc" + text == tokenizer.decode(ids[0].tolist())
-    both = zip(*continuations(model, tokenizer, ["abc", "a"], 20, seed=1, temperature=0.9), strict=True)
-    assert "".join(next(both)) == text
-    with pytest.raises(ValueError, match="'!'"):
-        continuation(model, tokenizer, "no!", 20)
+def test_an_answer_ends_at_any_special_token():
+    tokenizer = char_tokenizer(LETTERS[:35]).with_special(["<|user|>", "<|end|>"], eos_token="<|end|>")
+    for special in tokenizer.special_ids.values():
+        model = random_model()
+        with torch.no_grad():
+            model.ln_f.bias.zero_()
+            model.wte.weight[special] *= 30  # now and then by far the most probable token
+        pieces = answer(model, tokenizer, [1, 2, 3], 200, seed=0)
+        assert "<" not in "".join(pieces)
+        ids = torch.cat(list(generate(model, [[1, 2, 3]], 200, seed=0)))[:, 0].tolist()
+        assert special in ids
+        assert "".join(answer(model, tokenizer, [1, 2, 3], 200, seed=0)) == tokenizer.decode(ids[: ids.index(special)])

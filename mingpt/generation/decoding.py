@@ -1,0 +1,128 @@
+"""Decoding with a key/value cache: each token is computed once, and attends to the stored keys and values.
+
+Notation as in model.py, and: S positions of the cache, at most block_size; length[b] tokens of sequence b are stored.
+
+Sequence b is stored at positions 0 to length[b] - 1 of its row, and so computed as it would be alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mingpt.generation import sampling
+from mingpt.model import GPT
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    prompts: Tensor | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    seed: int | None = None,
+    first: int = 0,
+    repetition_penalty: float = 1.0,
+    on_slide: Callable[[], None] = lambda: None,
+    **options: float,
+) -> Iterator[Tensor]:
+    """Continue B prompts, of at least one token each; yields columns (B, 1) of new tokens.
+
+    Prompt b draws from the random stream (seed, first + b), so that its text does not depend on the others in the
+    batch; without a seed, from the system's entropy. on_slide is called whenever a sequence exceeds the context length.
+    `options` are those of sampling.sample. The model must be in evaluation mode.
+    """
+    sequences = [[int(token) for token in prompt] for prompt in prompts]
+    block_size = model.config.block_size
+    decoder = Decoder(model, len(sequences), min(block_size, max(map(len, sequences)) + max_new_tokens))
+    rngs = [np.random.default_rng(None if seed is None else (seed, first + b)) for b in range(len(sequences))]
+    has_occurred = torch.zeros(len(sequences), model.config.vocab_size, dtype=torch.bool, device=decoder.device)
+    for row, sequence in zip(has_occurred, sequences, strict=True):
+        row[sequence] = True
+    for _ in range(max_new_tokens):
+        if max(decoder.lengths) == block_size:
+            on_slide()
+        logits = model.head(decoder.read(sequences))  # (B, V)
+        if repetition_penalty != 1:
+            logits = sampling.penalize_repetition(logits, has_occurred, repetition_penalty)
+        u = torch.tensor([[rng.random()] for rng in rngs], dtype=torch.float64)
+        column = sampling.sample(logits, u, **options)  # (B, 1)
+        yield column
+        has_occurred.scatter_(1, column, True)
+        for sequence, token in zip(sequences, column[:, 0].tolist(), strict=True):
+            sequence.append(token)
+
+
+def window_size(block_size: int) -> int:
+    """Tokens of a full context that are kept: three quarters; more would fill up sooner, fewer forget more."""
+    return max(1, block_size * 3 // 4)
+
+
+class Decoder:
+    """Reads B growing sequences, of which it stores at most S tokens each."""
+
+    def __init__(self, model: GPT, B: int, S: int):
+        config, weight = model.config, model.wte.weight
+        shape = (config.n_layer, B, config.n_head, S, config.n_embd // config.n_head)
+        self.model, self.device = model, weight.device
+        self.keys = weight.new_zeros(shape).unbind()  # (B, nh, S, hs) for each block; zeros, since 0 * NaN is NaN
+        self.values = weight.new_zeros(shape).unbind()
+        self.lengths = [0] * B
+
+    def read(self, sequences: list[list[int]]) -> Tensor:
+        """The hidden states (B, C) after the last tokens: of whole sequences first, then with one more token each.
+
+        A sequence that fills the context continues from its newest `window_size` tokens, at new positions.
+        """
+        block_size = self.model.config.block_size
+        window = window_size(block_size)
+        if not any(self.lengths):
+            return self.prefill([tokens if len(tokens) <= block_size else tokens[-window:] for tokens in sequences])
+        for b, tokens in enumerate(sequences):
+            if self.lengths[b] == block_size:
+                self.prefill([tokens[-window:]], row=b)
+                self.lengths[b] -= 1  # the newest token is read below
+        end = max(self.lengths) + 1
+        positions: slice | Tensor = slice(end - 1, end)
+        if min(self.lengths) != max(self.lengths):
+            positions = torch.tensor(self.lengths, device=self.device)[:, None]  # (B, 1)
+        idx = torch.tensor([tokens[-1:] for tokens in sequences], device=self.device)  # (B, 1)
+        x = self.hidden_states(idx, slice(None), positions, end)  # (B, 1, C)
+        self.lengths = [length + 1 for length in self.lengths]
+        return x[:, 0]
+
+    def prefill(self, sequences: list[list[int]], row: int = 0) -> Tensor:
+        """Replace the sequences in rows row, row + 1, ...; returns the hidden states (n, C) after their last tokens."""
+        lengths = [len(tokens) for tokens in sequences]
+        n, T = len(lengths), max(lengths)
+        padded = [tokens + [0] * (T - len(tokens)) for tokens in sequences]  # on the right: no token sees the padding
+        idx = torch.tensor(padded, device=self.device)  # (n, T)
+        x = self.hidden_states(idx, slice(row, row + n), slice(0, T), T)  # (n, T, C)
+        self.lengths[row : row + n] = lengths
+        return x[torch.arange(n), torch.tensor(lengths) - 1]
+
+    @torch.no_grad()
+    def hidden_states(self, idx: Tensor, rows: slice, positions: slice | Tensor, end: int) -> Tensor:
+        """The hidden states (B, T, C) of tokens idx (B, T), which attend to the first `end` positions of their rows.
+
+        positions is a slice of T where all sequences are equally long, else (B, 1).
+        """
+        model, (B, T) = self.model, idx.shape
+        index, mask = (rows, positions), None
+        if isinstance(positions, Tensor):
+            index = (torch.arange(B, device=self.device)[:, None], positions)
+            mask = (torch.arange(end, device=self.device) <= positions)[:, None, None]  # (B, 1, 1, end)
+        x = model.embed(idx, positions)  # (B, T, C)
+        for block, keys, values in zip(model.h, self.keys, self.values, strict=True):
+            qkv = block.attn.c_attn(block.ln_1(x))  # (B, T, 3C)
+            q, k, v = qkv.view(B, T, 3, model.config.n_head, -1).unbind(2)  # (B, T, nh, hs) each
+            keys.transpose(1, 2)[index] = k
+            values.transpose(1, 2)[index] = v
+            q, k, v = q.transpose(1, 2), keys[rows, :, :end], values[rows, :, :end]  # (B, nh, T or end, hs)
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T > 1)  # (B, nh, T, hs)
+            x = x + block.attn.c_proj(y.transpose(1, 2).reshape(B, T, -1))
+            x = x + block.mlp(block.ln_2(x))
+        return model.ln_f(x)

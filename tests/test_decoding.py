@@ -1,0 +1,107 @@
+"""Decoding with a key/value cache against the model without one, and against transformers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import random_model
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2LMHeadModel
+
+from mingpt import GPT
+from mingpt.generation.decoding import Decoder, generate, window_size
+from mingpt.generation.linear import MAX_ROWS, SlicedLinear, optimize_for_decoding
+
+RAGGED = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11], list(range(30))]  # with a context of 16
+EVEN = [[1, 2, 3], [4, 5, 6]]
+VARIANTS = [dict(), dict(attention="fused", activation="gelu_new"), dict(block_size=1), dict(block_size=2)]
+
+
+def generate_ids(model: GPT, prompts: list[list[int]], n: int, **options) -> list[list[int]]:
+    return torch.cat(list(generate(model, prompts, n, **options)), dim=1).tolist()
+
+
+@torch.no_grad()
+def windows_without_cache(model: GPT, prompt: list[int], n: int) -> list[list[int]]:
+    """What the model reads for each token of greedy decoding: the last three quarters once its context is full."""
+    window, windows, size = list(prompt), [], model.config.block_size
+    for _ in range(n):
+        window = window[-window_size(size) :] if len(window) > size else window
+        windows.append(window)
+        window = [*window, model(torch.tensor([window]))[0, -1].argmax().item()]
+    return windows
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+@pytest.mark.parametrize("prompts", [RAGGED, EVEN])
+def test_hidden_states_are_those_of_the_model_also_after_sliding(settings, prompts):
+    model = random_model(**settings)
+    windows = [windows_without_cache(model, prompt, 40) for prompt in prompts]
+    decoder = Decoder(model, len(prompts), model.config.block_size)
+    sequences = [list(prompt) for prompt in prompts]
+    for step in range(39):
+        x = decoder.read(sequences)
+        assert not x.requires_grad
+        for row, sequence, of_prompt in zip(x, sequences, windows, strict=True):
+            expected = model.hidden_states(torch.tensor([of_prompt[step]]))[0, -1]
+            torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
+            sequence.append(of_prompt[step + 1][-1])
+
+
+def test_greedy_decoding_is_that_of_transformers(tmp_path):
+    model = random_model()
+    model.save_pretrained(tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path)
+    ids = torch.tensor(EVEN)
+    for penalty in (1.0, 1.4):
+        options = dict(max_new_tokens=13, do_sample=False, pad_token_id=0, repetition_penalty=penalty)
+        expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), **options)[:, 3:]
+        assert generate_ids(model, EVEN, 13, temperature=0, repetition_penalty=penalty) == expected.tolist()
+
+
+@pytest.mark.parametrize("options", [dict(temperature=0), dict(seed=3, temperature=0.9, top_p=0.95)])
+def test_a_sequence_does_not_depend_on_its_batch(options):
+    model = random_model()
+    together = generate_ids(model, RAGGED, 40, **options)
+    for i, prompt in enumerate(RAGGED):
+        assert generate_ids(model, [prompt], 40, first=i, **options) == [together[i]]
+    assert generate_ids(model, RAGGED[2:], 40, first=2, **options) == together[2:]
+
+
+def test_each_seed_and_each_prompt_has_its_own_random_stream():
+    model = random_model()
+    samples = [generate_ids(model, [[1]] * 3, 12, seed=seed, first=first) for seed in (0, 1) for first in (0, 3)]
+    samples = [tuple(ids) for batch in samples for ids in batch]
+    assert len(set(samples)) == len(samples) == 12
+    assert [list(ids) for ids in samples[:3]] == generate_ids(model, [[1]] * 3, 12, seed=0)
+    assert generate_ids(model, [[1]], 12) != generate_ids(model, [[1]], 12)  # without a seed
+
+
+@pytest.mark.parametrize(("n", "slides"), [(0, 0), (15, 0), (16, 1), (20, 1), (21, 2)])
+def test_on_slide_is_called_when_a_token_has_no_place_in_the_context(n, slides):
+    calls = []
+    list(generate(random_model(), [[1, 2]], n, on_slide=lambda: calls.append(1)))
+    assert len(calls) == slides  # 2 + 14 tokens fill the context of 16, and 12 + 4 the next
+
+
+def test_the_optimized_model_computes_the_same_and_keeps_its_weights():
+    model = random_model()
+    optimized = optimize_for_decoding(copy.deepcopy(model))
+    with torch.no_grad():
+        for B in (1, MAX_ROWS, MAX_ROWS + 1):
+            idx = torch.randint(0, 37, (B, 1), generator=torch.Generator().manual_seed(B))
+            torch.testing.assert_close(optimized(idx), model(idx), rtol=1e-4, atol=1e-4)
+    assert sum(isinstance(module, SlicedLinear) for module in optimized.modules()) == 4 * model.config.n_layer
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in optimized.state_dict().items())
+    assert generate_ids(optimized, RAGGED, 30, temperature=0) == generate_ids(model, RAGGED, 30, temperature=0)
+
+
+@given(st.integers(1, MAX_ROWS + 2), st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_a_sliced_product_is_the_product(rows, width, out, bias):
+    linear = torch.nn.Linear(width, out, bias=bias)
+    x = torch.randn(rows, 1, width)
+    expected = linear(x)
+    torch.testing.assert_close(SlicedLinear(linear.weight, linear.bias)(x), expected, rtol=1e-4, atol=1e-5)
