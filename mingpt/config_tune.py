@@ -1,60 +1,50 @@
-"""Every setting of a study beside those of the runs that it makes."""
+"""Every setting of a study beside those of the runs that are its trials."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
-from mingpt.config import TRAINING, Training
-from mingpt.defaults import TRIAL_ITERS
+from mingpt.config import Training
 from mingpt.settings import Settings, setting
+from mingpt.tuning.stopping import PRUNERS
+from mingpt.tuning.strategies import STRATEGIES
 
-SEARCH = "search"
+TRIAL_ITERS = 200  # updates of a trial on text
+
+Strategy = Literal[tuple(STRATEGIES)]
+Stopping = Literal[tuple(PRUNERS)]
 
 
-@dataclass(kw_only=True)
 class Search(Settings):
     """How a study searches, apart from how each of its trials is trained."""
 
-    strategy: str = setting(
-        "gp",
-        group=SEARCH,
-        choices=("grid", "random", "gp"),
-        help="every combination, chance, or Bayesian optimisation with a Gaussian process",
-    )
+    group = "search"
+    strategy: Strategy = setting("gp", "grid search, random search, or Bayesian optimization with a Gaussian process")
     search: tuple[str, ...] = setting(
         (),
-        group=SEARCH,
+        "a setting to search; may be given several times: learning_rate=1e-5..1 log, n_layer=1..8, "
+        "optimizer=adamw,sgd, momentum=0.5..0.99 when optimizer=sgd; default: learning rate, model and batch size",
         metavar="NAME=VALUES",
-        help="a setting to search, each with its own --search: learning_rate=1e-5..1 log, n_layer=1..8, "
-        "optimizer=adamw,sgd, momentum=0.5..0.99 when optimizer=sgd; left out: a space that fits most users",
     )
-    trials: int | None = setting(
-        None, group=SEARCH, within="[1, inf)", follows="strategy: 20, or the whole grid", help="runs in all"
-    )
-    minutes: float | None = setting(None, group=SEARCH, within="(0, inf)", help="begin no trial after so long")
-    workers: int = setting(1, group=SEARCH, within="[1, 1024]", help="trials at once, each in a process of its own")
-    stopping: str = setting(
-        "halving",
-        group=SEARCH,
-        choices=("off", "median", "halving"),
-        help="give up early on trials that are worse than the others were at the same step",
-    )
-    confirm: int = setting(
-        0, group=SEARCH, within="[0, inf)", help="train so many of the best again with fresh seeds; the mean decides"
-    )
+    trials: int | None = setting(None, "number of trials", ge=1, follows="strategy: 20, or the whole grid")
+    minutes: float | None = setting(None, "start no trial after this many minutes", gt=0)
+    workers: int = setting(1, "trials in parallel, each in its own process", ge=1, le=1024)
+    stopping: Stopping = setting("halving", "early stopping of trials: none, the median rule, or successive halving")
+    confirm: int = setting(0, "retrain this many of the best trials with new seeds; the lowest mean wins", ge=0)
     study: str | None = setting(
-        None, group=SEARCH, metavar="FOLDER", help="where the study is kept, and goes on; left out: a new out/NAME"
+        None,
+        "folder of the study, which is resumed if it exists",
+        metavar="FOLDER",
+        follows="data: a new folder out/tune-NAME",
     )
 
 
-@dataclass(kw_only=True)
 class TuneConfig(Training, Search):
     """One study: its search, and the settings that its trials share."""
 
     max_iters: int | None = setting(
         None,
-        group=TRAINING,
-        within="[1, inf)",
-        follows=f"task: {TRIAL_ITERS}, or some passes over the data",
-        help="updates of a trial; where the size of one is searched, each trial learns from as much",
+        "number of updates of a trial; where batch_size or block_size is searched, all see the same amount of data",
+        ge=1,
+        follows=f"task: {TRIAL_ITERS} for text",
     )

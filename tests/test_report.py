@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mingpt.tuning import Choice, Float, Int, Space, Trial, evidence, report
@@ -153,6 +153,7 @@ def test_settings_are_short(value, text):
     assert report.short(value) == text
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False).filter(lambda x: abs(x) < 1e307))
 def test_numbers_are_rounded_and_no_more(x):
     assert float(report.short(x)) == pytest.approx(x, rel=5.001e-3)

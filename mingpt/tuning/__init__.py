@@ -11,7 +11,7 @@ _HOMES = {
     "Int": "mingpt.tuning.parameters",
     "Space": "mingpt.tuning.space",
     "Study": "mingpt.tuning.study",
-    "Trial": "mingpt.tuning.study",
+    "Trial": "mingpt.tuning.trial",
     "minimize": "mingpt.tuning.loop",
 }
 

@@ -26,6 +26,7 @@ from scipy.optimize import minimize
 from scipy.special import erfcx, log_ndtr
 
 from mingpt.tuning.gp import GP, unpack
+from mingpt.tuning.points import first_unseen, is_new
 from mingpt.tuning.sequence import evenly
 from mingpt.tuning.space import Space
 
@@ -34,7 +35,6 @@ PERTURBATIONS = 8  # around each of the best three points, at each of the widths
 WIDTHS = (1e-3, 1e-2, 1e-1)
 STARTS = 6  # the best candidate, four drawn by how good they are, the best point seen
 SWEPT = 20  # a discrete dimension with at most so many values is tried out; a longer one is climbed and rounded
-SAME = 1e-7  # points closer than this are one
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -160,21 +160,3 @@ def sweep(
         X = np.where(is_better[:, None], tried, X)
         value = np.where(is_better, its.max(1), value)
     return X, value
-
-
-def is_new(u: np.ndarray, seen: np.ndarray) -> bool:
-    """Whether u (D,) is none of the points seen (n, D)."""
-    return not len(seen) or bool(np.abs(seen - u).max(1).min() > SAME)
-
-
-def first_unseen(space: Space, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """A random point that was not seen; in a space that is nearly used up, the first of those left."""
-    for u in space.snap(rng.random((1000, len(space.names)))):
-        if is_new(u, seen):
-            return u
-    if space.size is not None:
-        for config in space.configurations():
-            u = space.point(config)
-            if is_new(u, seen):
-                return u
-    return None

@@ -21,15 +21,12 @@ processes").
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mingpt.tuning.space import Space
 from mingpt.tuning.stopping import best_until
-
-if TYPE_CHECKING:
-    from mingpt.tuning.study import Trial
+from mingpt.tuning.trial import Trial
 
 WARPS = (None, 1.0, 0.1)  # s as a multiple of the median distance to b
 KEPT = 100  # of a longer history: so many best trials, and so many newest

@@ -27,7 +27,8 @@ from typing import Any
 from mingpt.tuning.parameters import Parameter
 from mingpt.tuning.space import Space
 from mingpt.tuning.storage import StudyError
-from mingpt.tuning.study import Study, Trial
+from mingpt.tuning.study import Study
+from mingpt.tuning.trial import Trial
 
 Report = Callable[[float, float], bool]  # (step, value); whether to go on
 GLANCE = 0.1  # seconds between two looks at whether to stop

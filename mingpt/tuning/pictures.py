@@ -26,12 +26,11 @@ from mingpt.tuning import report
 from mingpt.tuning.axes import Scale, ticks
 from mingpt.tuning.evidence import inside
 from mingpt.tuning.space import Space
+from mingpt.tuning.trial import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from mingpt.tuning.study import Trial
 
 NAME = "pictures.png"
 # Told apart whatever colours one sees (Okabe and Ito 2008, "Color Universal Design"); shapes differ too.
@@ -87,9 +86,9 @@ def columns(count: int) -> int:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with files.written_whole(path) as beside, warnings.catch_warnings():
+    with files.atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that the font lacks
-        figure.savefig(beside, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 # ---- The panels ----

@@ -26,10 +26,10 @@ from mingpt import files
 from mingpt.tuning.parameters import Choice, Float, Parameter
 from mingpt.tuning.sequence import evenly
 from mingpt.tuning.space import Space
+from mingpt.tuning.trial import Trial
 
 if TYPE_CHECKING:
     from mingpt.tuning.gp import GP
-    from mingpt.tuning.study import Trial
 
 LEAST_KNOWN = 3  # values; fewer say nothing about what matters
 LINES, PLACES = 256, 8  # along each parameter, and on each line; with more the shares move by less than 0.02
@@ -196,8 +196,8 @@ def save_csv(space: Space, history: list[Trial], path: Path) -> None:
     names = list(dict.fromkeys([*space.names, *(name for trial in history for name in trial.config)]))
     # An error's words may hold bytes that no encoding made: they are shown, not refused
     with (
-        files.written_whole(path) as beside,
-        open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        files.atomic_write(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *names])
@@ -232,13 +232,13 @@ class Surface:
 
 def surface(space: Space, history: list[Trial]) -> Surface | None:
     """What the search believes of the value everywhere; None where fewer than three values, or only one, are known."""
-    from mingpt.tuning import evidence, strategies  # here, for scipy takes a second to import
+    from mingpt.tuning import bayesian, evidence  # here, for scipy takes a second to import
 
     known = evidence.gather(space, evidence.inside(space, history))
     if len(known.y) < LEAST_KNOWN or len(np.unique(known.y)) < 2:
         return None
-    gp, warp = strategies.posterior(space, known)
-    return Surface(gp, strategies.with_failures(known)[1], warp)
+    gp, warp = bayesian.posterior(space, known)
+    return Surface(gp, bayesian.with_failures(known)[1], warp)
 
 
 def unwarped(z: np.ndarray, y: np.ndarray, warp: float | None) -> np.ndarray:

@@ -29,35 +29,52 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from mingpt.tuning.study import Trial
+from mingpt.tuning.trial import Curve, Trial
 
-Curve = list[tuple[float, float]]
-
-RULES = ("off", "median", "halving")
 LEAST_FINISHED = 5  # a median of fewer says little; Optuna's MedianPruner waits for as many
 REDUCTION = 3  # one in three goes on; e = 2.7 would be best in theory (Li et al. 2018, "Hyperband", section 2.6)
 ROUNDING = 1e-9  # for steps that are fractions: 3 * 0.1 is a little more than 0.3
 
 
-def should_stop(rule: str, trial_number: int, curve: Curve, others: list[Trial]) -> bool:
+def should_stop(prune: Pruner, trial_number: int, curve: Curve, others: list[Trial]) -> bool:
     """Whether trial `trial_number` should end at the last step of its curve, which is in order of step."""
     others = [t for t in others if t.number != trial_number and t.curve and t.state != "failed"]
     step = curve[-1][0]
     longest = max((t.curve[-1][0] for t in others if t.state == "done"), default=math.inf)
-    if rule == "off" or step >= longest:  # where others ended, there is nothing left to save
+    if step >= longest:  # where others ended, there is nothing left to save
         return False
-    others = [t for t in others if t.curve[-1][0] >= step]
-    mine = best_until(curve, step)
-    if rule == "median":
-        bests = [best_until(t.curve, step) for t in others if t.state in ("done", "stopped")]
-        return len(bests) >= LEAST_FINISHED and mine > statistics.median(bests)
+    return prune(curve, [t for t in others if t.curve[-1][0] >= step])
+
+
+# A rule: whether to stop at the last step of a curve, given the other trials that came as far.
+Pruner = Callable[[Curve, list[Trial]], bool]
+
+
+def off(curve: Curve, others: list[Trial]) -> bool:
+    """Never stop."""
+    return False
+
+
+def median(curve: Curve, others: list[Trial]) -> bool:
+    """Stop what is worse than the median of the finished trials."""
+    step = curve[-1][0]
+    bests = [best_until(t.curve, step) for t in others if t.state in ("done", "stopped")]
+    return len(bests) >= LEAST_FINISHED and best_until(curve, step) > statistics.median(bests)
+
+
+def halving(curve: Curve, others: list[Trial]) -> bool:
+    """At a rung, stop what is not among the best third."""
     if not reaches_a_rung(curve):
         return False
+    step = curve[-1][0]
+    mine = best_until(curve, step)
     bests = sorted([mine, *(best_until(t.curve, step) for t in others)])
     return mine > bests[max(1, len(bests) // REDUCTION) - 1]
+
+
+PRUNERS: dict[str, Pruner] = {"off": off, "median": median, "halving": halving}
 
 
 def best_until(curve: Curve, step: float) -> float:

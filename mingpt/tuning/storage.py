@@ -144,7 +144,7 @@ class Locks:
         if self.folder is not None:
             try:
                 file = files.lock(self.folder / str(number))
-            except files.Locked:
+            except BlockingIOError:
                 return False
             except OSError as error:
                 raise StudyError(f"{self.folder}: cannot be written ({error.strerror})") from None

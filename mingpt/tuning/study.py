@@ -24,14 +24,16 @@ import json
 import math
 from collections import defaultdict
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mingpt.errors import UserError
-from mingpt.tuning import stopping as rules
+from mingpt.tuning.evidence import inside
 from mingpt.tuning.space import Space
+from mingpt.tuning.stopping import PRUNERS, should_stop
 from mingpt.tuning.storage import Database, Locks, StudyError
+from mingpt.tuning.strategies import STRATEGIES, grid_size
+from mingpt.tuning.trial import Trial
 
 if TYPE_CHECKING:
     import sqlite3
@@ -39,20 +41,6 @@ if TYPE_CHECKING:
 FILE = "study.sqlite"
 ENDS = ("done", "stopped", "failed")
 ATTEMPTS = 3  # begun once, taken up again twice: what ended three processes would end a fourth
-
-
-@dataclass
-class Trial:
-    """One configuration and what came of it."""
-
-    number: int  # 0, 1, 2, ...
-    config: dict[str, Any]  # of JSON's values
-    state: str = "running"  # then "done", "stopped" (early) or "failed"
-    value: float = math.nan  # of a trial that is done; the lower the better
-    curve: list[tuple[float, float]] = field(default_factory=list)  # (step, value) in order of step; inf for nan
-    seconds: float = math.nan  # of work, once it has ended; without what was lost in a kill
-    attempts: int = 1  # how often it was begun, without those that were put back
-    why: str = ""  # of a failed one, in a line
 
 
 class Study:
@@ -79,8 +67,10 @@ class Study:
 
         `first` is the configuration of trial 0, in the space or not. Afterwards `total` says how many
         trials there were, and `counting` how many of them lie in the space. Raises UserError where an
-        argument makes no sense, and StudyError where the folder cannot be used.
+        argument makes no sense, StudyError where the folder cannot be used, and KeyError for a name that is
+        not in STRATEGIES or PRUNERS.
         """
+        self.suggest, self.prune = STRATEGIES[strategy], PRUNERS[stopping]
         self.space, self.strategy, self.seed, self.stopping, self.first = space, strategy, seed, stopping, first
         self.folder = None if folder is None else Path(folder)
         facts = self.facts()
@@ -108,16 +98,8 @@ class Study:
 
     def facts(self) -> dict[str, str]:
         """What was asked for, as JSON. Raises UserError where it makes no sense."""
-        from mingpt.tuning import strategies  # here, for scipy takes a second to import
-
-        for name, value, accepted in (
-            ("strategy", self.strategy, strategies.STRATEGIES),
-            ("stopping", self.stopping, rules.RULES),
-        ):
-            if value not in accepted:
-                raise UserError(f"{name} {value}: {', '.join(accepted)} are accepted")
         if self.strategy == "grid":
-            strategies.grid_size(self.space)
+            grid_size(self.space)
         facts = {"space": self.space.to_json(), "strategy": self.strategy, "seed": self.seed}
         facts.update(stopping=self.stopping, first=self.first)
         try:
@@ -178,15 +160,13 @@ class Study:
         return None
 
     def begin(self, db: sqlite3.Connection, history: list[Trial], limit: int | None) -> Trial | None:
-        from mingpt.tuning import strategies
-
         number = len(history)
         if limit is not None and number >= limit:
             return None
         if number == 0 and self.first is not None:
             config = dict(self.first)
         else:
-            config = strategies.suggest(self.strategy, self.space, history, self.seed, number)
+            config = self.suggest(self.space, inside(self.space, history), self.seed, number)
         if config is None:
             return None
         trial = Trial(number, config)
@@ -210,7 +190,7 @@ class Study:
             history = read_trials(db)
         # A trial taken up again may have reported further: it is judged as if it had not.
         curve = [point for point in history[trial.number].curve if point[0] <= step]
-        return not rules.should_stop(self.stopping, trial.number, curve, history)
+        return not should_stop(self.prune, trial.number, curve, history)
 
     def tell(self, trial: Trial, value: float, state: str = "done", why: str = "") -> None:
         """The end of a trial. It is failed where it should have a value, or a curve if stopped, and that is no number.

@@ -26,14 +26,13 @@ from generation import random_folder
 from torch import nn
 from torch.nn import functional as F
 
-from mingpt.config import TrainConfig, resolve
-from mingpt.data.documents import find_documents
-from mingpt.data.tokenizer import ByteTokenizer
-from mingpt.device import on_this_machine
-from mingpt.finetune import starting_weights, with_defaults
-from mingpt.run import Run
+from mingpt.config import TrainConfig
+from mingpt.data.sources import python_manual
+from mingpt.data.tokenizer import TOKENIZERS
+from mingpt.resolve import resolve
+from mingpt.run import read_facts, start
 from mingpt.tasks.text import TextTask
-from mingpt.trainer import State, train
+from mingpt.trainer import train
 
 TEXT_CHARACTERS = 60_000
 
@@ -42,7 +41,7 @@ def settings(place: Path, updates: int, lora_rank: int) -> TrainConfig:
     asked = dict(init_from=str(place / "base"), data=str(place / "text.txt"), block_size=256, batch_size=4)
     asked |= dict(max_iters=updates, eval_interval=updates, warmup_iters=0, schedule="constant", dropout=0.0)
     asked |= dict(lora_rank=lora_rank, dtype="float32", device="cpu")
-    return on_this_machine(resolve(with_defaults(TrainConfig(**asked), set(asked))))
+    return TrainConfig(**asked)
 
 
 class Noted:
@@ -61,20 +60,21 @@ class Noted:
         return loss
 
 
-def ours(config: TrainConfig, place: Path) -> dict[str, Any]:
-    task = TextTask(config)
-    state = State(config, task.model_config(), starting_weights(config, task.model_config()))
-    before = task.evaluate(state.averaged, "cpu")["val_loss"]
-    task.loss = noted = Noted(task.loss)
+def ours(asked: TrainConfig, place: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        rows = list(train(config, task, Run.create(f"{folder}/run", ""), state))
+        run = start(asked.model_copy(update={"out_dir": f"{folder}/run"}))
+        before = run.task.evaluate(run.state.averaged)["val_loss"]
+        run.task.loss = noted = Noted(run.task.loss)
+        rows = list(train(run.config, run.task, run.folder, run.state))
     return found(noted, before, rows[-1]["val_loss"])
 
 
-def theirs(config: TrainConfig, place: Path) -> dict[str, Any]:
+def theirs(asked: TrainConfig, place: Path) -> dict[str, Any]:
     from transformers import GPT2LMHeadModel
 
-    task = TextTask(config)
+    data, facts = read_facts(asked)
+    config = resolve(asked, facts)
+    task = TextTask(config, data)
     model = GPT2LMHeadModel.from_pretrained(place / "base", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     groups = [
         {"params": [w for w in model.parameters() if w.dim() >= 2], "weight_decay": config.weight_decay},
@@ -86,14 +86,23 @@ def theirs(config: TrainConfig, place: Path) -> dict[str, Any]:
         return F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
 
     task.loss = noted = Noted(loss_of)
-    before = task.evaluate(model.eval(), "cpu")["val_loss"]
+    before = evaluate(task, model)
     model.train()
     for step in range(config.max_iters):
-        task.loss(model, *task.batch(step)).backward()
+        task.loss(model, *map(torch.from_numpy, task.batch(step))).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
-    return found(noted, before, task.evaluate(model.eval(), "cpu")["val_loss"])
+    return found(noted, before, evaluate(task, model))
+
+
+@torch.no_grad()
+def evaluate(task: TextTask, model: nn.Module) -> float:
+    """The validation loss of transformers' model, by the task's own evaluation."""
+    model.eval()
+    logits = lambda x: model(x).logits  # noqa: E731
+    logits.parameters = model.parameters
+    return task.evaluate(logits)["val_loss"]
 
 
 def found(noted: Noted, before: float, after: float) -> dict[str, Any]:
@@ -118,8 +127,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         random_folder(place / "base")
-        ByteTokenizer().save(place / "base")
-        text = "".join(chunk for document in find_documents("pydoc")[1] for chunk in document.chunks())
+        TOKENIZERS["byte"]([], [], None).save(place / "base")
+        text = python_manual().read_text(encoding="utf-8")
         (place / "text.txt").write_text(text[:TEXT_CHARACTERS], encoding="utf-8")
         runs: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
         for _ in range(options.rounds):

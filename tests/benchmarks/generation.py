@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 
 from mingpt.config import GPTConfig
-from mingpt.matvec import lay_out, linear
+from mingpt.generation.decoding import generate
+from mingpt.generation.linear import SlicedLinear, optimize_for_decoding
 from mingpt.model import GPT
-from mingpt.sampling import generate
 
 SHAPE = dict(n_layer=12, n_head=12, n_embd=768, block_size=1024)
 Timing = tuple[float, float]  # seconds to the first tokens, and those of all after them
@@ -84,7 +84,7 @@ def in_turns(runs: list[Callable[[], Timing]], rounds: int) -> list[Timing]:
 def bandwidth(device: str) -> float:
     """Bytes per second that this machine reads, of float32."""
     layer = torch.nn.Linear(10_000, 10_000, bias=False, device=device)
-    lay_out(layer)
+    layer = SlicedLinear(layer.weight) if device == "cpu" else layer
     x = torch.randn(1, 10_000, device=device)
 
     def seconds(work: Callable[[], torch.Tensor]) -> float:
@@ -93,7 +93,7 @@ def bandwidth(device: str) -> float:
         return time.perf_counter() - began
 
     with torch.no_grad():
-        works = (layer.weight.sum, lambda: linear(x, layer.weight))
+        works = (layer.weight.sum, lambda: layer(x))
         best = min(statistics.median(seconds(work) for _ in range(7)) for work in works)
     return layer.weight.numel() * 4 / best
 
@@ -106,7 +106,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     columns = f"{'ours':>8}{'theirs':>9}{'ratio':>7}"
     print(f"{'dtype':10}{'batch':>6}{'prompt':>8}{columns}  {columns}{'bound':>8}")
     for dtype in options.dtypes.split(","):
-        mine = GPT.from_pretrained(folder, getattr(torch, dtype)).to(options.device)
+        mine = optimize_for_decoding(GPT.from_pretrained(folder, getattr(torch, dtype)).to(options.device))
         peer = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(options.device)
         for batch, length in itertools.product((1, 8), map(int, options.lengths.split(","))):
             tokens = options.tokens // ((1 if batch == 1 else 4) * (1 if dtype == "float32" else 4))
@@ -150,7 +150,11 @@ else:
 began = time.perf_counter()
 model = Model.from_pretrained(folder, dtype=getattr(torch, dtype))
 seconds = time.perf_counter() - began
-model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2)
+if name == "ours":
+    from mingpt.generation.decoding import generate
+    list(generate(model, torch.tensor([[1, 2, 3]]), 2))
+else:
+    model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2)
 print(seconds, Path("/proc/self/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
 """
 

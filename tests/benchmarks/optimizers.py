@@ -13,20 +13,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from mingpt.config import TrainConfig, resolve
-from mingpt.defaults import OPTIMIZERS
-from mingpt.device import on_this_machine
-from mingpt.run import Run
-from mingpt.tasks.text import TextTask
-from mingpt.trainer import Diverged, State, train
+from mingpt.config import OPTIMIZER_DEFAULTS, TrainConfig
+from mingpt.run import start
+from mingpt.trainer import Diverged, train
 
 
 def final_loss(**flags: object) -> float:
-    config = on_this_machine(resolve(TrainConfig(eval_interval=flags["max_iters"], **flags)))
-    task = TextTask(config)
     with tempfile.TemporaryDirectory() as place:
+        run = start(TrainConfig(eval_interval=flags["max_iters"], out_dir=place, **flags))
         try:
-            rows = list(train(config, task, Run.create(place, "run"), State(config, task.model_config())))
+            rows = list(train(run.config, run.task, run.folder, run.state))
         except Diverged:
             return float("nan")
     return rows[-1]["val_loss"]
@@ -37,7 +33,7 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--max_iters", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--optimizer", nargs="*", default=list(OPTIMIZERS))
+    parser.add_argument("--optimizer", nargs="*", default=list(OPTIMIZER_DEFAULTS))
     parser.add_argument("--learning_rate", type=float, nargs="*", default=[None])
     options = parser.parse_args()
     print(f"{'optimizer':<12}{'learning rate':>14}{'validation loss':>17}")
@@ -45,7 +41,7 @@ def main() -> None:
         for rate in options.learning_rate:
             flags = dict(data=str(options.text), optimizer=name, learning_rate=rate, max_iters=options.max_iters)
             losses = [final_loss(seed=seed, **flags) for seed in range(options.seeds)]
-            shown = OPTIMIZERS[name]["learning_rate"] if rate is None else rate
+            shown = OPTIMIZER_DEFAULTS[name]["learning_rate"] if rate is None else rate
             print(f"{name:<12}{shown:>14g}{statistics.mean(losses):>17.4f}", flush=True)
 
 

@@ -182,33 +182,26 @@ def write(output: Path, finished: dict[tuple[int, int], Run]) -> None:
 
 
 def manual() -> str:
-    from mingpt.data.documents import python_manual
+    from mingpt.data.sources import python_manual
 
-    return python_manual()[:CHARACTERS]
+    return python_manual().read_text(encoding="utf-8")[:CHARACTERS]
 
 
 def one_run(job: tuple[str, int, dict[str, Any], int]) -> dict[str, Any]:
     """A row of the unfinished file: the curve of one training run, and its seconds."""
-    from mingpt.config import TrainConfig, resolve
-    from mingpt.device import on_this_machine
-    from mingpt.run import Run
-    from mingpt.tasks.text import TextTask
-    from mingpt.trainer import Diverged, State, train
+    from mingpt.config import TrainConfig
+    from mingpt.run import start
+    from mingpt.trainer import Diverged, train
 
     text, number, flags, seed = job
     updates = TOKENS // (flags["batch_size"] * FIXED["block_size"])
-    config = TrainConfig(
-        **dict(data=text, seed=seed, max_iters=updates, eval_interval=-(-updates // EVALUATIONS)), **FIXED, **flags
-    )
-    config = on_this_machine(resolve(config))
+    flags = FIXED | flags | dict(data=text, seed=seed, max_iters=updates, eval_interval=-(-updates // EVALUATIONS))
     curve: list[float | None] = []
     with tempfile.TemporaryDirectory() as place:
-        task = TextTask(config)
-        run = Run.create(str(Path(place) / "run"), "text")
-        state = State(config, task.model_config())
+        run = start(TrainConfig(out_dir=place, **flags))
         began = time.process_time()
         try:
-            for row in train(config, task, run, state):
+            for row in train(run.config, run.task, run.folder, run.state):
                 curve.append(round(row["bits_per_byte"], 4))
         except Diverged:
             curve.append(None)

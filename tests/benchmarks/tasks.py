@@ -11,7 +11,6 @@ and twenty answers for a person to read.
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import tempfile
 import time
@@ -24,13 +23,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn import functional as F
 
-from mingpt.config import TrainConfig, resolve
-from mingpt.data import labelled
-from mingpt.device import on_this_machine
-from mingpt.finetune import with_defaults, with_updates
+from mingpt.config import TrainConfig
+from mingpt.data.examples import Examples
 from mingpt.model import GPT
-from mingpt.run import Run
-from mingpt.tasks import Task, new_task
+from mingpt.run import start
+from mingpt.tasks.base import Task
 from mingpt.trainer import State, train
 
 ROOT = Path(__file__).parents[2]
@@ -39,37 +36,23 @@ ANSWERS = 20
 
 def learned(place: Path, **asked: Any) -> tuple[Task, State, GPT, float]:
     """A run as `python train.py` makes it: its task, its state, the best model, and its seconds."""
-    asked = with_defaults(TrainConfig(**asked), set(asked))
-    config = on_this_machine(resolve(asked))
     began = time.perf_counter()
-    task = new_task(config)
-    config = on_this_machine(resolve(with_updates(asked, task)))
-    state = State(config, task.model_config())
-    run = Run.create(str(place), "")
-    run.save_settings(config, task)
-    for _ in train(config, task, run, state):
+    run = start(TrainConfig(**asked, out_dir=str(place)))
+    for _ in train(run.config, run.task, run.folder, run.state):
         pass
     seconds = time.perf_counter() - began
-    run.close()
-    return task, state, GPT.from_pretrained(place), seconds
-
-
-def texts_and_targets(task: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The rows as the task has them, and which of them are held out."""
-    examples = labelled.read_examples(Path(task.config.data), task.config.text_column, task.column, task.value)
-    is_held_out = np.zeros(len(examples), dtype=bool)
-    is_held_out[task.held_out] = True
-    return [example.text for example in examples], np.array([example.target for example in examples]), is_held_out
+    run.folder.close()
+    return run.task, run.state, GPT.from_pretrained(place), seconds
 
 
 def linear(task: Any, model: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What a linear model on TF-IDF predicts for the held-out rows, and the truth."""
-    texts, targets, is_held_out = texts_and_targets(task)
+    """What a linear model on TF-IDF predicts for the validation part, and the truth."""
+    parts = [task.data.train, task.data.validation]
+    texts = [[task.tokenizer.decode(ids) for ids, _ in part] for part in parts]
+    targets = [np.array([target for _, target in part]) for part in parts]
     table = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    learned_from = [text for text, held in zip(texts, is_held_out, strict=True) if not held]
-    others = [text for text, held in zip(texts, is_held_out, strict=True) if held]
-    model.fit(table.fit_transform(learned_from), targets[~is_held_out])
-    return model.predict(table.transform(others)), targets[is_held_out]
+    model.fit(table.fit_transform(texts[0]), targets[0])
+    return model.predict(table.transform(texts[1])), targets[1]
 
 
 def plain_transformers(task: Any, shape: Any, seconds: float) -> float:
@@ -80,25 +63,27 @@ def plain_transformers(task: Any, shape: Any, seconds: float) -> float:
     config = GPT2Config(
         vocab_size=shape.vocab_size, n_positions=shape.block_size, n_embd=shape.n_embd, n_layer=shape.n_layer
     )
-    config.n_head, config.num_labels, config.pad_token_id = shape.n_head, shape.num_labels, task.pad
+    config.n_head, config.num_labels, config.pad_token_id = shape.n_head, shape.num_labels, task.pad_id
     config.bos_token_id = config.eos_token_id = None
     model = GPT2ForSequenceClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    examples = Examples(task.train.examples, task.config.batch_size, task.pad_id)  # without token dropout
     began, step, best = time.perf_counter(), 0, 0.0
     while time.perf_counter() - began < seconds:
         model.train()
-        epoch, place = divmod(step, task.updates_in_epoch())
-        idx, _, targets = map(torch.from_numpy, task.data.side_by_side(task.data.order(task.config.seed, epoch)[place]))
-        F.cross_entropy(model(idx).logits, targets).backward()
+        x, y, mask, _ = map(torch.from_numpy, examples.batch(task.config.seed, step))
+        F.cross_entropy(model(x).logits, y[mask]).backward()
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        if step % task.updates_in_epoch() == 0:
+        if step % examples.sampler.batches == 0:
             model.eval()
-            with torch.no_grad():
-                parts = [(model(torch.from_numpy(i)).logits, t) for i, _, t in task.data.in_order(task.held_out)]
-            right = sum(int((scores.argmax(-1).numpy() == targets).sum()) for scores, targets in parts)
-            best = max(best, right / len(task.held_out))
+            right = 0
+            for batch in task.validation.batches(task.config.batch_size):
+                x, y, mask, _ = map(torch.from_numpy, batch)
+                with torch.no_grad():
+                    right += int((model(x).logits.argmax(-1) == y[mask]).sum())
+            best = max(best, right / len(task.data.validation))
     return best
 
 
@@ -130,17 +115,17 @@ def regress(options: argparse.Namespace, place: Path) -> None:
 
 
 def chat(options: argparse.Namespace, place: Path) -> None:
-    from mingpt.streaming import answer
+    from mingpt.generation.streaming import answer
 
     task, state, model, seconds = learned(place / "chat", task="chat", data=str(ROOT / "data" / "support.jsonl"))
-    fresh = State(task.config, task.model_config())
-    before = task.evaluate(fresh.averaged, "cpu")["val_loss"]
+    before = task.evaluate(State(task.config, model.config).averaged)["val_loss"]
     after = min(row["val_loss"] for row in state.metrics)
     losses = f"{before:.3f} before, {after:.3f} after"
     print(f"chat: loss on the assistant's tokens {losses}; {seconds:.0f} s")
-    for messages, ids in itertools.islice(task.questions(model.config.block_size // 2), ANSWERS):
-        _, parts = answer(model, task.tokenizer, ids, 80, seed=0, temperature=0.7)
-        print(f"\n  > {messages[-1]['content']}\n  {''.join(parts).strip()}")
+    for ids, mask in task.data.validation[:ANSWERS]:
+        prompt = ids[: mask.argmax()].tolist()  # up to the assistant's marker
+        pieces = answer(model, task.tokenizer, prompt, 80, seed=0, temperature=0.7)
+        print(f"\n  {task.tokenizer.decode(prompt)}{''.join(pieces)}")
 
 
 def main() -> None:

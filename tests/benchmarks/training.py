@@ -28,12 +28,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mingpt.config import GPTConfig, TrainConfig, resolve
-from mingpt.device import on_this_machine
+from mingpt.config import GPTConfig, TrainConfig
 from mingpt.model import GPT
-from mingpt.run import Run
-from mingpt.tasks.text import TextTask
-from mingpt.trainer import State, train
+from mingpt.run import start
+from mingpt.trainer import train
 
 TARGET = 1.90
 PLAIN_SHAPE = dict(n_layer=4, n_head=4, n_embd=128, block_size=64)
@@ -128,14 +126,15 @@ def our_run(
         os.environ["MINGPT_CACHE"] = str(Path(place) / "cache")  # nothing prepared beforehand
         aside = Stopwatch()
         began = time.perf_counter()
-        config = TrainConfig(data=str(path), seed=seed, threads=threads, eval_interval=eval_interval, **flags)
-        config = on_this_machine(resolve(config))
-        task = TextTask(config)
-        run = Run.create(str(Path(place) / "run"), "text")
-        state = State(config, task.model_config())
-        for owner, name in ((task, "evaluate"), (run, "save_model"), (run, "save_state"), (run, "save_metrics")):
+        flags |= dict(data=str(path), seed=seed, threads=threads, out_dir=str(Path(place) / "run"))
+        run = start(TrainConfig(eval_interval=eval_interval, **flags))
+        folder = run.folder
+        for owner, name in (
+            *((run.task, "evaluate"), (folder, "save_model")),
+            *((folder, "save_state"), (folder, "save_metrics")),
+        ):
             setattr(owner, name, aside.timed(getattr(owner, name)))
-        for row in train(config, task, run, state):
+        for row in train(run.config, run.task, folder, run.state):
             yield time.perf_counter() - began - aside.seconds, row["val_loss"]
 
 
