@@ -79,9 +79,9 @@ def run_in_process(*arguments: object, cwd: Path, module: str = "train") -> subp
     return subprocess.CompletedProcess([module, *arguments], end.value.code, *printed)
 
 
-def train(folder: Path, *arguments: object, **options) -> str:
+def train(folder: Path, *arguments: object) -> str:
     """What a run prints that ends well."""
-    result = run_command(*arguments, cwd=folder, **options)
+    result = run_in_process(*arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -32,7 +32,7 @@ def chinese(characters: int) -> str:
     return "\u3002\n".join(text[i : i + 40] for i in range(0, len(text), 40))
 
 
-REAL = ["".join(topics.values())[:200_000], chinese(30_000), "".join(random.Random(1).choices("acgt", k=20_000))]
+REAL = ["".join(topics.values())[:200_000], chinese(8_000), "".join(random.Random(1).choices("acgt", k=3_000))]
 TIES = [
     "",
     "aa aaa aaaa aaaaa aaaaaa aaaaaaaaaaaaa",
@@ -47,7 +47,7 @@ TIES += ["\x00\x00 \x7f\x7f\r\n\r\n\t\t\t\n\n  \u00a0\u00a0", "👩‍👩‍�
 def test_merges_of_real_texts_and_ties_equal_the_librarys(text):
     merges = learn(count_words([text]), 800)
     assert merges == learn_with_library([text], 800)
-    assert (len(merges) == 800 - 257) == (text in REAL)  # learning ends when no pair occurs twice
+    assert (len(merges) == 800 - 257) == (text == REAL[0])  # learning ends when no pair occurs twice
 
 
 @settings(max_examples=150, deadline=None)

@@ -23,6 +23,7 @@ from conftest import (
     evaluation_lines,
     read_metrics,
     run_command,
+    run_in_process,
     train,
     wait_until,
 )
@@ -52,13 +53,10 @@ def data(tmp_path_factory, cache):
 
 RUNS = {
     "muon": ["--data", "fox.txt", "--optimizer", "muon", "--gradient_accumulation", "2"],
-    "adamw": ["--data", "fox.txt", "--optimizer", "adamw", "--gradient_accumulation", "2"],
-    "adam": ["--data", "fox.txt", "--optimizer", "adam"],
     "sgd": ["--data", "fox.txt", "--optimizer", "sgd"],
     "chat": ["--task", "chat", "--data", "talk.jsonl", "--vocab_size", "300"],
     "classify": ["--task", "classify", "--data", "rows.csv", "--vocab_size", "300"],
-    "regress": ["--task", "regress", "--data", "rows.csv", "--vocab_size", "300"],
-    "fine-tuning": ["--data", "fox.txt", "--init_from", "base"],
+    "AdamW, fine-tuning": ["--data", "fox.txt", "--init_from", "base", "--patience", "0"],
     "LoRA": ["--data", "fox.txt", "--init_from", "base", "--lora_rank", "2", "--patience", "0"],
 }
 
@@ -67,10 +65,10 @@ RUNS = {
 def test_killed_and_resumed_it_equals_the_uninterrupted_run_bit_for_bit(data, tmp_path, name):
     """SIGKILL at random moments, several times, with dropout."""
     shape = [] if "--init_from" in RUNS[name] else TINY
-    arguments = [*shape, *MACHINE, *RUNS[name], "--dropout", "0.1", "--max_iters", "300", "--eval_interval", "7"]
+    arguments = [*shape, *MACHINE, *RUNS[name], "--dropout", "0.1", "--max_iters", "200", "--eval_interval", "7"]
     start_time = time.monotonic()
     train(data, *arguments, "--out_dir", tmp_path / "whole")
-    duration = time.monotonic() - start_time
+    duration = time.monotonic() - start_time  # of a process that need not import torch
     killed, kills, rng = tmp_path / "killed", 0, random.Random(name)
     for _ in range(12):
         todo = ["--resume"] if (killed / "train.json").exists() else arguments
@@ -78,14 +76,14 @@ def test_killed_and_resumed_it_equals_the_uninterrupted_run_bit_for_bit(data, tm
             full = command(*todo, "--out_dir", killed)
             process = subprocess.Popen(full, cwd=data, env=ENVIRONMENT, stdout=output, stderr=output)
             wait_until((killed / "train.json").exists)
-            time.sleep(rng.uniform(0.0, duration / 2))
+            time.sleep(rng.uniform(0.0, duration))
             process.kill()
             process.wait()
         kills += (killed / "state.pt").exists()
         assert_continues((tmp_path / "printed.txt").read_text(encoding="utf-8"))
-        if kills >= 2:
+        if kills == 2:
             break
-    assert kills >= 2
+    assert kills == 2
     assert_continues(train(data, "--resume", "--out_dir", killed))
     assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert read_metrics(killed) == read_metrics(tmp_path / "whole")
@@ -147,7 +145,7 @@ def test_the_command_that_began_a_run_also_resumes_it(data, tmp_path):
         assert f"after update {iters - 1}" in train(data, *begin, "--resume", "--max_iters", iters)
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     begin[begin.index("--init_from") + 1] = tmp_path / "other"
-    result = run_command(*begin, "--resume", "--max_iters", "9", cwd=data)
+    result = run_in_process(*begin, "--resume", "--max_iters", "9", cwd=data)
     assert result.returncode == 2 and "is not the model that the run in" in result.stderr
 
 
@@ -161,7 +159,7 @@ def test_a_key_that_an_older_train_json_lacks_takes_its_default(folder_copy):
 
 
 def test_ctrl_c_saves_and_loses_nothing(folder_copy):
-    arguments = [*RUN, "--max_iters", "1000", "--eval_interval", "400"]
+    arguments = [*RUN, "--max_iters", "500", "--eval_interval", "200"]
     process = subprocess.Popen(
         command(*arguments, "--out_dir", "stopped"),
         cwd=folder_copy,
@@ -173,14 +171,14 @@ def test_ctrl_c_saves_and_loses_nothing(folder_copy):
     for line in process.stdout:
         if "bits/byte" in line:
             break
-    time.sleep(0.3)
+    time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "python train.py --resume --out_dir stopped" in printed
     step = torch.load(folder_copy / "stopped" / "state.pt", weights_only=True)["progress"]["step"]
-    assert 0 < step < 1000 and f"stopped after update {step:,}" in printed
+    assert 0 < step < 500 and f"stopped after update {step:,}" in printed
     assert f"after update {step:,}" in train(folder_copy, "--resume", "--out_dir", "stopped")
     train(folder_copy, *arguments, "--out_dir", "whole")
     assert read_metrics(folder_copy / "stopped") == read_metrics(folder_copy / "whole")
@@ -211,7 +209,7 @@ def test_two_processes_do_not_write_to_one_folder(folder_copy):
     finally:
         process.kill()
         process.wait()
-    result = run_command("--resume", "--out_dir", "busy", "--n_layer", "9", cwd=folder_copy)
+    result = run_in_process("--resume", "--out_dir", "busy", "--n_layer", "9", cwd=folder_copy)
     assert "--n_layer 9: the run in busy has 1" in result.stderr  # the lock is released with its process
 
 

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import MACHINE, ROOT, RUN, TEXT, TINY, command, evaluation_lines, read_metrics, run_command, train
+from conftest import MACHINE, ROOT, RUN, TEXT, TINY, command, evaluation_lines, read_metrics, run_in_process, train
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
@@ -158,7 +158,7 @@ def test_a_plot_takes_any_name_as_its_title(tmp_path):
 
 def test_a_diverging_run_stops_and_keeps_its_last_good_state(folder_copy):
     arguments = [*RUN, "--optimizer", "sgd", "--learning_rate", "1e30", "--grad_clip", "0", "--warmup_iters", "40"]
-    result = run_command(*arguments, "--eval_interval", "1", "--out_dir", "bad", cwd=folder_copy)
+    result = run_in_process(*arguments, "--eval_interval", "1", "--out_dir", "bad", cwd=folder_copy)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "training has diverged" in result.stderr and "try a new run with --learning_rate 3e+29" in result.stderr
