@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
             raise
         sys.stdout = None  # its buffer would raise again at exit
         with contextlib.suppress(BrokenPipeError):
-            print("the reader of the output has closed it", file=sys.stderr)
+            print("broken pipe: the output is no longer read", file=sys.stderr)
             print_stopped(run, sys.stderr)
         return cli.BROKEN_PIPE
     except OSError as error:

@@ -69,6 +69,8 @@ class RunFolder:
 
     def save_settings(self, config: TrainConfig, task: Task, model_config: GPTConfig, base_sha256: str | None) -> None:
         settings = {name: value for name, value in config if name not in LOCATION}
+        if config.init_from is not None:
+            settings["init_from"] = str(pretrained.locate(config.init_from).resolve())
         settings |= {"data": absolute(config.data), "data_sha256": task.data.sha256, "base_sha256": base_sha256}
         task.tokenizer.save(self.path, model_max_length=model_config.block_size, truncation_side="left")
         pretrained.write_config(self.path, model_config, task.tokenizer.eos_id, task.config_extra())

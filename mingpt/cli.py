@@ -47,7 +47,10 @@ def parse(settings: type[S], argv: list[str], prog: str, description: str) -> S:
     try:
         result = settings(**values | flags)
     except UserError as error:
-        problems += error.problems
+        for problem in error.problems:
+            name = problem.removeprefix("--").replace(":", " ").partition(" ")[0]
+            is_in_file = name in values and name not in flags
+            problems.append(f"--config {flags['config']}: {problem.removeprefix('--')}" if is_in_file else problem)
     if problems:
         raise UserError(*problems)
     return result

@@ -75,7 +75,7 @@ class GPTConfig(Architecture):
 
 
 class DataSettings(Settings):
-    """What is learned."""
+    """Data and task."""
 
     group = "data"
     data: str = setting(
@@ -89,9 +89,9 @@ class DataSettings(Settings):
     loss: Loss | None = setting(None, "training loss", follows="task: cross_entropy, or mse for regress")
     label_smoothing: float = setting(0.0, "label smoothing of cross_entropy", ge=0, lt=1)
     class_weights: bool = setting(False, "weight classes inversely to their frequency in the loss of classify")
-    text_column: str | None = setting(None, "column of a table with the text", follows="task: text")
+    text_column: str | None = setting(None, "column of a table with the text", follows="task: text", min_length=1)
     label_column: str | None = setting(
-        None, "column of a table with the target", follows="task: label, or rating for regress"
+        None, "column of a table with the target", follows="task: label, or rating for regress", min_length=1
     )
     tokenizer: TokenizerName | None = setting(
         None,
@@ -104,7 +104,7 @@ class DataSettings(Settings):
 
 
 class LoopSettings(Settings):
-    """How long is trained, from where, and in which batches."""
+    """Initialization, batches and duration."""
 
     group = "training"
     init_from: str | None = setting(
@@ -119,7 +119,7 @@ class LoopSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """How weights are updated."""
+    """Optimizer and learning rate schedule."""
 
     group = "optimizer"
     optimizer: Optimizer = setting("muon", "optimizer")
@@ -143,7 +143,7 @@ class OptimizerSettings(Settings):
 
 
 class MachineSettings(Settings):
-    """What computes."""
+    """Device and precision."""
 
     group = "machine and files"
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: a GPU if available, else the CPU")

@@ -9,7 +9,7 @@ import os
 
 from mingpt.errors import UserError
 
-MOST_THREADS = 8  # so small a model gains nothing from more
+MAX_THREADS = 8  # so small a model gains nothing from more
 
 
 def choose_device(name: str) -> str:
@@ -38,10 +38,7 @@ def choose_dtype(name: str, device: str) -> str:
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def available_cores() -> int:
-    """Processors that this process may use; a container may have fewer than its machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_threads() -> int:
-    return min(available_cores(), MOST_THREADS)
+    """One per processor that this process may use; a container may have fewer than its machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)

@@ -30,6 +30,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.umask(mask := os.umask(0))
         temporary.chmod(0o666 & ~mask)  # some writers create files that only their owner can read
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path) if error.filename == str(temporary) else error.filename
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -87,7 +90,7 @@ def lock(path: Path) -> BinaryIO:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):  # the latter on Windows
         file.close()
         raise BlockingIOError(f"{path} is locked by another process") from None
     return file

@@ -58,14 +58,15 @@ def main(argv: list[str]) -> int:
         if len(ids) > block_size:
             print(f"note: {name}: {len(ids):,} tokens exceed {limit}", file=sys.stderr)
         samples += [(row, ids)] * settings.num_samples
-    slides: list[bool] = []
+    is_exceeded = False
     for first in range(0, len(samples), BATCH):  # sample i draws from the random stream (seed, i)
         rows, ids = zip(*samples[first : first + BATCH], strict=True)
-        options = settings.sampling() | {"first": first, "on_slide": lambda: slides.append(True)}
+        options = settings.sampling() | {"first": first}
         texts = [Completion(tokenizer, settings.stop) for _ in rows]
         pieces = stream(texts, generate(model, ids, settings.max_new_tokens, **options))
         write(rows, texts, pieces, settings.jsonl, is_first=first == 0)
-    if slides:
+        is_exceeded |= any(len(i) + text.tokens > block_size for i, text in zip(ids, texts, strict=True))
+    if is_exceeded:
         print(f"note: a text exceeds {limit}", file=sys.stderr)
     return 0
 

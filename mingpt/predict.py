@@ -105,7 +105,7 @@ class Predictor:
                 idx = pad_sequence([torch.tensor(texts[i]) for i in batch], batch_first=True)  # (B, T)
                 x = self.model.hidden_states(idx.to(self.model.wte.weight.device))  # (B, T, C)
                 last = x[range(len(batch)), [len(texts[i]) - 1 for i in batch]]  # (B, C)
-                scores = self.model.score(last).double()  # (B, num_labels)
+                scores = self.model.score(last).cpu().double()  # (B, num_labels)
             probabilities, labels = scores.softmax(dim=1).max(dim=1)  # (B,)
             values = scores[:, 0] * self.std + self.mean if len(self.labels) == 1 else probabilities
             for i, label, value in zip(batch, labels.tolist(), values.tolist(), strict=True):

@@ -23,8 +23,6 @@ from mingpt.resolve import Facts, resolve
 from mingpt.tasks.base import Data, Task
 from mingpt.trainer import State
 
-SCORE = "score.weight"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -99,15 +97,15 @@ def starting_weights(folder: Path, config: GPTConfig, seed: int) -> dict[str, Te
         noise = wte.std(dim=0) * torch.randn(new_tokens, config.n_embd, generator=generator)
         tensors["wte.weight"] = torch.cat([wte, wte.mean(dim=0) + noise])
     if base.num_labels != config.num_labels:
-        tensors.pop(SCORE, None)
-    if config.num_labels and SCORE not in tensors:
-        tensors[SCORE] = 0.02 * torch.randn(config.num_labels, config.n_embd, generator=generator)
+        tensors.pop(pretrained.SCORE, None)
+    if config.num_labels and pretrained.SCORE not in tensors:
+        tensors[pretrained.SCORE] = 0.02 * torch.randn(config.num_labels, config.n_embd, generator=generator)
     return tensors
 
 
 def hash_weights(folder: Path) -> str:
     """The hash of a model's weights, by which a run is resumed only with the model it started from."""
-    return files.sha256(*sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]))
+    return files.sha256(*sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")))
 
 
 def start(asked: TrainConfig) -> Run:
@@ -121,8 +119,7 @@ def start(asked: TrainConfig) -> Run:
     tensors = None if base is None else starting_weights(base, model_config, config.seed)
     state = State(config, model_config, tensors)  # before there is a folder: it may not fit in memory
     folder = RunFolder.create(config.out_dir, data.name)
-    absolute = config if base is None else config.model_copy(update={"init_from": str(base.resolve())})
-    folder.save_settings(absolute, task, model_config, None if base is None else hash_weights(base))
+    folder.save_settings(config, task, model_config, None if base is None else hash_weights(base))
     return Run(config, task, folder, state)
 
 
@@ -131,6 +128,7 @@ def resume(asked: TrainConfig) -> Run:
     folder = RunFolder.open(asked.out_dir)
     recorded, sums = folder.load_settings()
     config = settings_to_resume(asked, recorded)
+    choose_device(config.device)  # raises UserError where it is not available here
     torch.set_num_threads(config.threads)
     data = load_task(config.task).read(config, load_tokenizer(folder.path))
     if data.sha256 != sums["data_sha256"]:

@@ -69,9 +69,9 @@ class State:
         torch.manual_seed(config.seed)
         try:
             model = GPT(model_config) if tensors is None else from_tensors(GPT, model_config, tensors)
-            self.model = model.to(config.device)
             if config.lora_rank:
-                lora.add_adapters(self.model, config.lora_rank)
+                lora.add_adapters(model, config.lora_rank)
+            self.model = model.to(config.device)
             frozen = {id(w): w for w in self.model.parameters() if not w.requires_grad}
             self.averaged = copy.deepcopy(self.model, frozen).eval()  # frozen weights are shared
             self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
@@ -135,8 +135,9 @@ def train(
             micro_loss.backward()
             loss += micro_loss.detach()
 
-        if not loss.isfinite():
-            raise Diverged(f"the loss of update {step + 1} is {loss.item()}")
+        loss_value = loss.item()
+        if not math.isfinite(loss_value):
+            raise Diverged(f"the loss of update {step + 1} is {loss_value}")
         if config.grad_clip:
             nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
@@ -144,11 +145,11 @@ def train(
         update_average(averaged, model, weight=(AVERAGING + 1) / (step + 1 + AVERAGING))
 
         progress.step += 1
-        progress.loss_sum += loss.item()
+        progress.loss_sum += loss_value
         progress.loss_count += 1
         tokens += batch[0].numel()
         tokens_per_second = round(tokens / (time.perf_counter() - start))
-        bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2e}, {tokens_per_second:,} tokens/s", refresh=False)
+        bar.set_postfix_str(f"loss {loss_value:.3f}, lr {lr:.2e}, {tokens_per_second:,} tokens/s", refresh=False)
 
         if progress.step % config.eval_interval == 0 or progress.step == config.max_iters:
             yield evaluate(task, folder, state, {"learning_rate": lr, "tokens_per_second": tokens_per_second})
@@ -175,7 +176,8 @@ def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, fl
     value = task.objective(metrics)
     if value <= progress.best:  # the model first, then the state that names it the best: see checkpoint.py
         folder.save_model(state.averaged, task)
-        progress.best, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
+        progress.evaluations_since_best = 0 if value < progress.best else progress.evaluations_since_best
+        progress.best, progress.best_step = value, progress.step
     state.metrics.append(metrics | training | {"seconds": round(state.seconds(), 2)})
     folder.save_state(state.state_dict())
     folder.save_metrics(state.metrics)

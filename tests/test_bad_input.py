@@ -46,7 +46,7 @@ BAD = {
     "another tokenizer": ([*BASE, "--tokenizer", "char"], "--tokenizer char: the model in --init_from has its own"),
     "no config": (["--config", "no.json"], "--config no.json: No such file or directory"),
     "corrupt config": (["--config", "short.txt"], "--config short.txt: is corrupt or not JSON"),
-    "key of a config": (["--config", "key.json"], "--n_layr: unknown setting; did you mean n_layer?"),
+    "key of a config": (["--config", "key.json"], "--config key.json: n_layr: unknown setting; did you mean n_layer?"),
     "resume of nothing": (["--resume", "--out_dir", "nothing"], "--resume: nothing contains no run"),
     "resume of what": (["--resume"], "--resume: needs --out_dir"),
     "a finished run's folder": (["--out_dir", "out/fox"], "--out_dir out/fox: contains a run; add --resume"),

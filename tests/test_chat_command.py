@@ -103,7 +103,7 @@ def test_a_piped_conversation_is_remembered_and_saved(models, run):
         ("x" * 60, "a message of 62 tokens: at most 47 fit"),
         ("/system " + "x" * 60, "at most 0 fit beside the system message"),
         ("caté", "'é'"),
-        ("\udcff", "is half of a surrogate pair"),  # a byte that is not UTF-8
+        ("\udcff", "is a lone surrogate"),  # a byte that is not UTF-8
         ("/save", "/save: needs a FILE"),
         ("/save text", "/save text: cannot be written (File exists)"),
         ("/save a\0b", "cannot be written (embedded null"),

@@ -80,13 +80,6 @@ def test_each_seed_and_each_prompt_has_its_own_random_stream():
     assert generate_ids(model, [[1]], 12) != generate_ids(model, [[1]], 12)  # without a seed
 
 
-@pytest.mark.parametrize(("n", "slides"), [(0, 0), (15, 0), (16, 1), (20, 1), (21, 2)])
-def test_on_slide_is_called_when_a_token_has_no_place_in_the_context(n, slides):
-    calls = []
-    list(generate(random_model(), [[1, 2]], n, on_slide=lambda: calls.append(1)))
-    assert len(calls) == slides  # 2 + 14 tokens fill the context of 16, and 12 + 4 the next
-
-
 def test_the_optimized_model_computes_the_same_and_keeps_its_weights():
     model = random_model()
     optimized = optimize_for_decoding(copy.deepcopy(model))

@@ -147,8 +147,8 @@ BAD_ROWS = {
     row({"role": "asistant", "content": "a"}): "message 1: role is asistant; accepted are system, user, assistant",
     row(USER): "has no message of the assistant",
     row(USER, {"role": "assistant", "content": " \n"}): "message 2: content is empty",
-    row({"role": "user", "content": ["Hi"]}, ASSISTANT): 'message 1: content is ["Hi"]; a text is accepted',
-    row({"role": ["user"], "content": "Hi"}, ASSISTANT): 'message 1: role is ["user"]; a text is accepted',
+    row({"role": "user", "content": ["Hi"]}, ASSISTANT): 'message 1: content is ["Hi"]; it must be a non-empty text',
+    row({"role": ["user"], "content": "Hi"}, ASSISTANT): 'message 1: role is ["user"]; it must be a non-empty text',
     row(): "has no message of the assistant",
 }
 

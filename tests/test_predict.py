@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_read_have_no_prediction_and_a_note(folder, tmp_path
     assert [bool(row["prediction"]) for row in rows] == [True, False, False, True] + [False] * 30
     assert [row["id"] for row in rows[:4]] == ["1", "2", "", "4"] and rows[2]["text"] == "rude"
     notes = capsys.readouterr().err.splitlines()
-    assert notes[0] == f"note: {tmp_path / 'a.csv'}, row 3: text is empty; a text is accepted"
+    assert notes[0] == f"note: {tmp_path / 'a.csv'}, row 3: text is empty; it must be a non-empty text"
     assert len(notes) == 11 and notes[10] == "note: 32 of 34 rows have no prediction"
 
 

@@ -192,9 +192,9 @@ def test_texts_and_labels():
     assert text_of(row, "a") == " good "
     assert [label_of(row, name) for name in "abcd"] == ["good", "1", "true", "2.5"]
     for parse, column, said in ((text_of, "b", "1"), (text_of, "e", "null"), (label_of, "e", "null")):
-        assert problem(parse, row, column) == f"{column} is {said}; a text is accepted"
+        assert problem(parse, row, column) == f"{column} is {said}; it must be a non-empty text"
     for column, said in (("f", "empty"), ("g", "NaN"), ("h", "[1]")):
-        assert problem(label_of, row, column) == f"{column} is {said}; a text is accepted"
+        assert problem(label_of, row, column) == f"{column} is {said}; it must be a non-empty text"
     said = problem(text_of, Row(3, {"text": "", "label": ""}), "texts")
     assert said == "has no column texts; it has text, label; did you mean text?"
     many = Row(1, {"n": "very\n" * 100_000, **{f"name {i}": i for i in range(500)}})
@@ -225,7 +225,7 @@ def test_examples_are_in_order_and_all_problems_are_reported(write):
     with pytest.raises(UserError) as caught:
         load_examples(path, "text", "stars", number_of)
     assert [line.removeprefix(f"{path}, row ") for line in caught.value.problems[:3]] == [
-        "22: text is empty; a text is accepted",
+        "22: text is empty; it must be a non-empty text",
         "23: stars is good; a number such as 3.5 is accepted",
         "24: has 1 values for 2 columns",
     ]

@@ -116,7 +116,7 @@ def test_a_stream_gives_what_decode_gives_and_holds_no_whole_character_back(toke
 
 def test_what_cannot_be_encoded_or_downloaded_is_named(monkeypatch, tmp_path):
     for name in TOKENIZERS:
-        with pytest.raises(UserError, match=r"^U\+D800 at position 1 is half of a surrogate pair$"):
+        with pytest.raises(UserError, match=r"^U\+D800 at position 1 is a lone surrogate, not a character$"):
             create(name).encode("a\ud800")
     with pytest.raises(UserError, match=r"'é' \(U\+00E9\) at position 3 is not in the tokenizer's vocabulary"):
         TOKENIZERS["char"](["abc"], [], None).encode("abcé")

@@ -5,7 +5,7 @@ A file is JSONL, one dialogue per row:
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 
 Each message becomes a turn: the marker of its role, its content, the end marker. The loss counts what the assistant
-says, with its end marker, so that a model learns to answer and to stop, and never to speak for the user:
+says, with its end marker, so that a model learns to answer and to stop, and never to generate the user's turns:
 
     ids   <|user|> H i <|end|> <|assistant|> H e l l o ! <|end|>
     mask     -     - -    -          -       x x x x x x    x

@@ -57,7 +57,8 @@ def python_manual() -> Path:
     from pydoc_data.topics import topics
 
     paragraphs = itertools.chain.from_iterable(topics[name].strip().split("\n\n") for name in sorted(topics))
-    return write_cached("pydoc.txt", ("\n\n".join(dict.fromkeys(paragraphs)) + "\n").encode())
+    content = ("\n\n".join(dict.fromkeys(paragraphs)) + "\n").encode()
+    return write_cached(f"pydoc-{hashlib.sha256(content).hexdigest()[:16]}.txt", content)  # versions of Python differ
 
 
 def shakespeare() -> Path:
@@ -88,6 +89,7 @@ def cache_folder() -> Path:
 
 def write_cached(name: str, content: bytes) -> Path:
     path = cache_folder() / name
-    with files.atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    if not path.exists():
+        with files.atomic_write(path) as temporary:
+            temporary.write_bytes(content)
     return path

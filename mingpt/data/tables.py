@@ -22,7 +22,7 @@ MIN_EXAMPLES = 20
 MAX_PROBLEMS = 10  # named per file; where a program wrote it, every row may have the same one
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 NOT_UTF8 = re.compile("[\0\udc80-\udcff]")  # the latter stand for bytes that cannot be decoded (surrogateescape)
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can spell
+SURROGATE = re.compile("[\ud800-\udfff]")  # lone surrogates, which JSON can spell
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def text_of(row: Row, column: str) -> str:
     """The text in a column, unchanged. The errors of this and the next functions get path and row from parse_rows."""
     value = value_of(row, column)
     if not isinstance(value, str) or not value.strip() or SURROGATE.search(value):
-        raise UserError(f"{column} is {shorten(value)}; a text is accepted")
+        raise UserError(f"{column} is {shorten(value)}; it must be a non-empty text")
     return value
 
 

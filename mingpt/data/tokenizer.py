@@ -55,9 +55,9 @@ class Tokenizer:
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The ids of a text. Raises UserError for a character that a char tokenizer lacks, and for half a character."""
+        """The ids of a text. Raises UserError for a character that a char tokenizer lacks, and for a lone surrogate."""
         if half := re.search("[\ud800-\udfff]", text):
-            raise UserError(f"U+{ord(half[0]):04X} at position {half.start()} is half of a surrogate pair")
+            raise UserError(f"U+{ord(half[0]):04X} at position {half.start()} is a lone surrogate, not a character")
         if self.kind in ("char", "byte"):
             encoding, dtype = ("utf-32-le", np.uint32) if self.kind == "char" else ("utf-8", np.uint8)
             ids = self.id_table[np.frombuffer(text.encode(encoding), dtype=dtype)]

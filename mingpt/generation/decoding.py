@@ -7,7 +7,7 @@ Sequence b is stored at positions 0 to length[b] - 1 of its row, and so computed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,14 +26,13 @@ def generate(
     seed: int | None = None,
     first: int = 0,
     repetition_penalty: float = 1.0,
-    on_slide: Callable[[], None] = lambda: None,
     **options: float,
 ) -> Iterator[Tensor]:
     """Continue B prompts, of at least one token each; yields columns (B, 1) of new tokens.
 
     Prompt b draws from the random stream (seed, first + b), so that its text does not depend on the others in the
-    batch; without a seed, from the system's entropy. on_slide is called whenever a sequence exceeds the context length.
-    `options` are those of sampling.sample. The model must be in evaluation mode.
+    batch; without a seed, from the system's entropy. `options` are those of sampling.sample. The model must be in
+    evaluation mode.
     """
     sequences = [[int(token) for token in prompt] for prompt in prompts]
     block_size = model.config.block_size
@@ -43,8 +42,6 @@ def generate(
     for row, sequence in zip(has_occurred, sequences, strict=True):
         row[sequence] = True
     for _ in range(max_new_tokens):
-        if max(decoder.lengths) == block_size:
-            on_slide()
         logits = model.head(decoder.read(sequences))  # (B, V)
         if repetition_penalty != 1:
             logits = sampling.penalize_repetition(logits, has_occurred, repetition_penalty)

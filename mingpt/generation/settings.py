@@ -35,7 +35,9 @@ class GenerationSettings(Settings):
         "auto", group=MACHINE, help="auto: a GPU if available, else the CPU"
     )
     dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", group=MACHINE, help="of the weights; bfloat16 halves memory, and time where the hardware has it"
+        "float32",
+        group=MACHINE,
+        help="dtype of the weights; bfloat16 halves memory, and latency where supported",
     )
 
     def sampling(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +83,16 @@ def to_tensors(arrays: Sequence[np.ndarray], model: nn.Module) -> tuple[Tensor, 
     return tuple(torch.from_numpy(array).to(device) for array in arrays)
 
 
-def language_metrics(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
-    """Mean negative log-likelihood per token, and bits per byte of text, which compares different tokenizers."""
+def language_metrics(
+    batches: Iterable[tuple[Tensor, Tensor]], criterion: Callable[[Tensor, Tensor], Tensor], byte_lengths: np.ndarray
+) -> dict[str, float]:
+    """Mean negative log-likelihood per token, and bits per byte of text, which compares different tokenizers.
+
+    `batches` are logits (..., V) and targets (...); byte_lengths (V,) of text in each token.
+    """
+    nats, tokens, text_bytes = 0.0, 0, 0
+    for logits, targets in batches:
+        nats += criterion(logits, targets).item() * targets.numel()
+        tokens += targets.numel()
+        text_bytes += int(byte_lengths[targets.cpu().numpy()].sum())
     return {"val_loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * max(1, text_bytes))}

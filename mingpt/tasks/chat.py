@@ -59,12 +59,7 @@ class ChatTask(ExamplesTask):
 
     def evaluate(self, model: GPT) -> dict[str, float]:
         """val_loss in nats per token, and bits per byte, of what the assistant says."""
-        nats, tokens, text_bytes = 0.0, 0, 0
-        for logits, targets in self.validate(model):
-            nats += self.criterion(logits, targets).item() * len(targets)
-            tokens += len(targets)
-            text_bytes += int(self.tokenizer.byte_lengths[targets.cpu().numpy()].sum())
-        return language_metrics(nats, tokens, text_bytes)
+        return language_metrics(self.validate(model), self.criterion, self.tokenizer.byte_lengths)
 
     def config_extra(self) -> dict[str, Any]:
         return {"task_specific_params": {"mingpt": {"task": "chat"}}}

@@ -145,7 +145,8 @@ class ClassifyTask(TableTask):
     def criterion(self, scores: Tensor, classes: Tensor, label_smoothing: float = 0.0) -> Tensor:
         weights = None
         if self.config.class_weights:  # 1 on average over the training part
-            weights = scores.new_tensor(self.counts.sum() / (self.num_labels * np.maximum(1, self.counts)))
+            weights = self.counts.sum() / (self.num_labels * np.maximum(1, self.counts))
+            weights = torch.tensor(weights, dtype=torch.float32, device=scores.device)
         return super().criterion(scores, classes, label_smoothing, weights)
 
     def metrics(self, scores: np.ndarray, classes: np.ndarray) -> dict[str, float]:

@@ -41,7 +41,7 @@ class TextTask(Task):
 
     def describe(self) -> str:
         train, validation, stride = len(self.data.train), len(self.data.validation), self.windows.stride
-        evaluated = "" if stride == 1 else f", of which every {stride}th window is evaluated"
+        evaluated = "" if stride == 1 else f", of which 1 in {stride} windows is evaluated"
         return (
             f"{self.data.name}: {train:,} tokens for training and {validation:,} for validation{evaluated} "
             f"({self.tokenizer.kind}, vocabulary of {self.tokenizer.vocab_size:,})"
@@ -57,13 +57,10 @@ class TextTask(Task):
 
     def evaluate(self, model: GPT) -> dict[str, float]:
         """val_loss in nats per token, and bits per byte."""
-        nats, tokens, text_bytes = 0.0, 0, 0
-        for windows in self.windows.validation_batches(self.micro_batch_size):
-            x, y = to_tensors((windows[:, :-1], windows[:, 1:]), model)
-            nats += self.criterion(model(x), y).item() * y.numel()
-            tokens += y.numel()
-            text_bytes += int(self.tokenizer.byte_lengths[windows[:, 1:]].sum())
-        return language_metrics(nats, tokens, text_bytes)
+        windows = self.windows.validation_batches(self.micro_batch_size)
+        tensors = (to_tensors((both[:, :-1], both[:, 1:]), model) for both in windows)
+        batches = ((model(x), y) for x, y in tensors)
+        return language_metrics(batches, self.criterion, self.tokenizer.byte_lengths)
 
     def report(self, model: GPT, folder: Path) -> list[str]:
         """A sample of generated text."""
