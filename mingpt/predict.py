@@ -25,7 +25,7 @@ BLOCK = 1024  # rows read before the first of them is written, so that texts of 
 BATCH = 64
 
 
-class PredictConfig(Settings):
+class PredictSettings(Settings):
     folder: str = setting(help="a model's folder, such as out/reviews, or its name on the hub")
     text: str | None = setting(None, group="text", min_length=1, help="a single text")
     file: str | None = setting(None, group="text", metavar="FILE", help="a .csv, .tsv or .jsonl file of texts")
@@ -41,7 +41,7 @@ class PredictConfig(Settings):
 
 
 def main(argv: list[str]) -> int:
-    config = cli.parse(PredictConfig, argv, "python -m mingpt.predict", DESCRIPTION)
+    config = cli.parse(PredictSettings, argv, "python -m mingpt.predict", DESCRIPTION)
     # The file is read once before the model is loaded: for the names of all columns, and to report errors at once.
     rows = () if config.file is None else tables.read_rows(config.file)
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))

@@ -142,7 +142,7 @@ def test_a_file_is_read_with_byte_order_mark_other_keys_and_blank_lines(tmp_path
 BAD_ROWS = {
     '{"messages": [': "JSON",
     '{"message": []}': "has no column messages; it has message; did you mean message?",
-    row("Hi"): 'messages is ["Hi"]; a list of objects is accepted',
+    row("Hi"): 'messages is ["Hi"]; it must be a list of objects',
     row(USER, {"role": "assistant"}): "message 2: has no column content; it has role",
     row({"role": "asistant", "content": "a"}): "message 1: role is asistant; accepted are system, user, assistant",
     row(USER): "has no message of the assistant",

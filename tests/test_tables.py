@@ -150,7 +150,7 @@ def test_a_value_may_be_long_but_not_exhaust_the_memory(write):
     ("line", "said"),
     [
         ('{"text": "a"', "is not valid JSON (Expecting ',' delimiter"),
-        ('["a"]', 'is ["a"]; a JSON object is accepted'),
+        ('["a"]', 'is ["a"]; it must be a JSON object'),
         ("[" * 100_000, "is not valid JSON"),
         ("nothing", "is not valid JSON"),
     ],
@@ -179,7 +179,7 @@ def test_files_that_are_not_tables(write, tmp_path):
     assert problem(column_names, path := write("a.jsonl", "\n")) == f"{path}: has no rows"
     for name in ("a.txt", "a.xlsx", "a", "a.json"):
         said = problem(column_names, write(name, "text,label\n"))
-        assert said == f"{tmp_path / name}: a file that ends in .csv, .tsv, .jsonl is accepted"
+        assert said == f"{tmp_path / name}: the file name must end in .csv, .tsv, .jsonl"
     with pytest.raises(FileNotFoundError, match="none.csv"):  # cli.run_command prints these in one line
         column_names(tmp_path / "none.csv")
 
@@ -206,7 +206,7 @@ def test_numbers():
         assert number_of(Row(1, {"n": value}), "n") == number
     for value in ("good", "", "nan", "inf", "3,5", "1_000", "1e999", ".", None, True, [1], float("nan"), 10**400, {}):
         said = problem(number_of, Row(1, {"n": value}), "n")
-        assert said.startswith("n is ") and said.endswith("; a number such as 3.5 is accepted")
+        assert said.startswith("n is ") and said.endswith("; it must be a number such as 3.5")
 
 
 # ---- Examples ----
@@ -226,7 +226,7 @@ def test_examples_are_in_order_and_all_problems_are_reported(write):
         load_examples(path, "text", "stars", number_of)
     assert [line.removeprefix(f"{path}, row ") for line in caught.value.problems[:3]] == [
         "22: text is empty; it must be a non-empty text",
-        "23: stars is good; a number such as 3.5 is accepted",
+        "23: stars is good; it must be a number such as 3.5",
         "24: has 1 values for 2 columns",
     ]
     assert len(caught.value.problems) == 11 and caught.value.problems[10] == f"{path}: 2 more rows cannot be used"

@@ -59,7 +59,7 @@ def parse_dialogue(row: Row) -> list[Message]:
     """The messages of a row; keys other than messages, role and content are ignored."""
     messages = value_of(row, "messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise UserError(f"messages is {shorten(messages)}; a list of objects is accepted")
+        raise UserError(f"messages is {shorten(messages)}; it must be a list of objects")
     dialogue = []
     for number, message in enumerate(messages, start=1):
         try:

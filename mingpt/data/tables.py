@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Example:
+class LabeledText:
     text: str
     target: Any
 
@@ -42,7 +42,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """The rows of a file without blank lines, in constant memory. UserError where the whole file cannot be read."""
     row, suffix = None, Path(path).suffix.lower()
     if suffix not in READERS:
-        raise UserError(f"{path}: a file that ends in {', '.join(READERS)} is accepted")
+        raise UserError(f"{path}: the file name must end in {', '.join(READERS)}")
     for row in READERS[suffix](path):
         yield row
     if row is None:
@@ -64,13 +64,15 @@ def parse_rows(path: str | Path, parse: Callable[[Row], Any]) -> list[Any]:
     return results
 
 
-def load_examples(path: Path, text_column: str, label_column: str, parse: Callable[[Row, str], Any]) -> list[Example]:
+def load_examples(
+    path: Path, text_column: str, label_column: str, parse: Callable[[Row, str], Any]
+) -> list[LabeledText]:
     """All rows of a file; `parse` takes the target from a row: label_of or number_of. UserError as of parse_rows."""
     names = column_names(path)
     for setting, column in (("text_column", text_column), ("label_column", label_column)):
         if names and column not in names:
             raise UserError(f"{path}: {missing_column(column, names)}; --{setting} names the column")
-    examples = parse_rows(path, lambda row: Example(text_of(row, text_column), parse(row, label_column)))
+    examples = parse_rows(path, lambda row: LabeledText(text_of(row, text_column), parse(row, label_column)))
     if len(examples) < MIN_EXAMPLES:
         raise UserError(f"{path}: has {len(examples)} rows; at least {MIN_EXAMPLES} are needed")
     return examples
@@ -101,7 +103,7 @@ def number_of(row: Row, column: str) -> float:
     value = value_of(row, column)
     text = value.strip() if isinstance(value, str) else json.dumps(value)
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
-        raise UserError(f"{column} is {shorten(value)}; a number such as 3.5 is accepted")
+        raise UserError(f"{column} is {shorten(value)}; it must be a number such as 3.5")
     return float(text)
 
 
@@ -135,7 +137,7 @@ def read_jsonl(path: str | Path) -> Iterator[Row]:
         if line.strip():
             try:
                 fields = json.loads(line)
-                problem = "" if isinstance(fields, dict) else f"is {shorten(line)}; a JSON object is accepted"
+                problem = "" if isinstance(fields, dict) else f"is {shorten(line)}; it must be a JSON object"
             except (ValueError, RecursionError) as error:
                 problem = f"is not valid JSON ({error})"
             yield Row(number, {} if problem else fields, problem)

@@ -21,7 +21,7 @@ from mingpt.data.tokenizer import TOKENIZERS, Tokenizer, split_between_words
 from mingpt.errors import UserError
 
 EVALUATION_TOKENS = 1 << 18  # a larger validation part is evaluated on a sample of about so many
-SHORTEST = 20  # characters
+MIN_CHARACTERS = 20
 
 
 def load_text(data: str, tokenizer: Tokenizer | str, vocab_size: int | None = None) -> Data:
@@ -49,8 +49,8 @@ class Corpus:
         self.sha256 = files.sha256(*documents)
         self.lengths = [sum(map(len, read_chunks(document))) for document in documents]
         total = sum(self.lengths)
-        if total < SHORTEST:
-            raise UserError(f"--data {documents[0]}: has {total} characters; at least {SHORTEST} are needed")
+        if total < MIN_CHARACTERS:
+            raise UserError(f"--data {documents[0]}: has {total} characters; at least {MIN_CHARACTERS} are needed")
         cut = total * 9 // 10
         self.bounds = {"train": (0, cut), "validation": (cut, total)}
 

@@ -1,4 +1,4 @@
-"""The tasks of a table, whose score head reads a class or a number off a text's last token; and classification."""
+"""Tasks on tables, with a score head on the last token of each text; and classification."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mingpt.tasks.metrics import classification_metrics, confusion_matrix, forma
 PAD = "<|pad|>"
 TOKEN_DROPOUT = 0.2  # when training from scratch (tests/benchmarks/LOG.md)
 MAX_CLASSES = 5  # that `describe_targets` names
-EVERY, MAX_HELD_OUT = 10, 10_000  # one row in 10 is held out, of a large file no more than 10,000
+HOLD_OUT_EVERY, MAX_HELD_OUT = 10, 10_000  # one row in 10 is held out, of a large file no more than 10,000
 
 # From scratch, on a small table (tests/benchmarks/LOG.md).
 DEFAULTS = dict(tokenizer="bpe", vocab_size=4096, n_layer=1, block_size=128, batch_size=32, dropout=0.2)
@@ -111,7 +111,7 @@ def split(strata: Sequence[Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
     order = rng.permutation(len(stratum))
     order = order[np.argsort(stratum[order], kind="stable")]
     candidates = order[sizes[stratum[order]] > 1]
-    every = max(EVERY, -(-len(stratum) // MAX_HELD_OUT))
+    every = max(HOLD_OUT_EVERY, -(-len(stratum) // MAX_HELD_OUT))
     first = rng.integers(max(1, min(every, len(candidates))))
     validation = np.sort(candidates[first::every])
     return np.setdiff1d(np.arange(len(stratum)), validation), validation
