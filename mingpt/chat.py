@@ -96,8 +96,7 @@ class Chat:
 
     def reply(self, text: str) -> None:
         """Print the answer to a message as it is generated, and remember both, unless it is empty."""
-        from mingpt.generation.decoding import generate
-        from mingpt.generation.streaming import Completion, stream
+        from mingpt.generation.streaming import Completion, complete
 
         messages = [*self.messages, {"role": "user", "content": text}]
         ids, left_out = encode_prompt(self.tokenizer, self.system + messages, self.max_prompt)
@@ -108,7 +107,7 @@ class Chat:
         options = self.settings.sampling() | {"first": len(self.messages)}  # each answer has a random stream
         content = ""
         with contextlib.suppress(KeyboardInterrupt) if self.is_interactive else contextlib.nullcontext():
-            for (piece,) in stream([answer], generate(self.model, [ids], limit, **options)):
+            for piece in complete(self.model, ids, answer, limit, **options):
                 content += piece
                 print(piece, end="", flush=True)
         print(flush=True)

@@ -124,7 +124,7 @@ def build_parser(settings: type[Settings], prog: str, description: str) -> argpa
         groups[group].add_argument(
             f"--{name}",
             metavar=metavar or METAVARS.get(value_type(settings, name), "TEXT"),
-            action="append" if is_repeated(settings, name) else "store",
+            action="append" if type(f.default) is tuple else "store",
             help=help_text(settings, name),
         )
     return parser
@@ -145,11 +145,6 @@ def help_text(settings: type[Settings], name: str) -> str:
     elif not f.is_required() and f.default not in (None, "", ()):
         notes.append(f"default: {format_value(f.default)}")
     return f"{f.description} ({', '.join(notes)})".removesuffix(" ()").replace("%", "%%")
-
-
-def is_repeated(settings: type[Settings], name: str) -> bool:
-    """Whether a flag may be given several times; its value is then a tuple."""
-    return type(settings.model_fields[name].default) is tuple
 
 
 def join_values(settings: type[Settings], argv: list[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from mingpt.config import OPTIMIZER_DEFAULTS, Architecture, GPTConfig, Training
 from mingpt.errors import UserError
 from mingpt.settings import format_value
+from mingpt.tasks.base import Task
 
 # Fine-tuning changes a trained model little: a few epochs of AdamW with early stopping.
 FINE_TUNING: dict[str, Any] = dict(optimizer="adamw", batch_size=8, patience=3, attention="fused")
@@ -27,23 +28,10 @@ FREE_IN_FINE_TUNING = ("dropout", "attention")  # architecture that the weights 
 
 
 @dataclass(frozen=True)
-class TaskInfo:
-    """What `resolve` needs to know about a task. Each class in tasks/ has one."""
-
-    losses: tuple[str, ...]  # those that fit; the first is the default
-    defaults: dict[str, Any] = field(default_factory=dict)  # of settings, when training from scratch
-    uses: tuple[str, ...] = ()  # those of TASK_SETTINGS that it uses
-    max_iters: int | None = None  # updates when training from scratch; None: `epochs`
-    epochs: int = 1
-    min_iters: int = 1
-    learning_rate_scale: float = 1.0  # relative to the optimizer's default
-
-
-@dataclass(frozen=True)
 class Facts:
     """What the task, the data, the model to start from and the machine say."""
 
-    task: TaskInfo
+    task: type[Task]
     examples: int | None = None  # in the training part; None: `tokens` in windows of block_size
     tokens: int = 0
     from_data: dict[str, Any] = field(default_factory=dict)  # defaults that depend on the data
@@ -63,7 +51,8 @@ def resolve(asked: T, facts: Facts) -> T:
     optimizer, and what was asked for. Raises UserError where the task or the model to start from does not allow it.
 
     >>> from mingpt.config import TrainConfig
-    >>> resolve(TrainConfig(optimizer="sgd"), Facts(TaskInfo(("cross_entropy",)))).momentum
+    >>> from mingpt.tasks.text import TextTask
+    >>> resolve(TrainConfig(optimizer="sgd"), Facts(TextTask)).momentum
     0.9
     """
     given = asked.given()

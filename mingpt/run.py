@@ -57,7 +57,7 @@ def read_facts(asked: Training) -> tuple[Data, Facts]:
     data = task.read(asked, None if base is None else load_tokenizer(base))
     device = choose_device(asked.device)
     return data, Facts(
-        task=task.info,
+        task=task,
         examples=data.examples,
         tokens=data.tokens,
         from_data=data.defaults,

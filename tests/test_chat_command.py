@@ -18,7 +18,7 @@ from mingpt import GPT, chat, load_tokenizer
 from mingpt.data.dialogue import add_markers, encode_dialogue, encode_prompt, read_dialogues
 from mingpt.data.tokenizer import TOKENIZERS
 from mingpt.errors import UserError
-from mingpt.generation.streaming import answer
+from mingpt.generation.streaming import Completion, complete
 
 OPTIONS = dict(temperature=0.9, seed=3)
 FLAGS = ["--max_new_tokens", "6", "--temperature", "0.9", "--seed", "3"]
@@ -67,7 +67,8 @@ def expected_dialogue(folder, *messages, system=""):
     for message in messages:
         dialogue += [{"role": "user", "content": message}]
         ids, _ = encode_prompt(tokenizer, first + dialogue, 48)  # three quarters of the context
-        content = "".join(answer(model, tokenizer, ids, 6, first=len(dialogue) - 1, **OPTIONS))
+        answer = Completion(tokenizer, end_ids=tokenizer.special_ids.values())
+        content = "".join(complete(model, ids, answer, 6, first=len(dialogue) - 1, **OPTIONS))
         dialogue += [{"role": "assistant", "content": content}]
     return first + dialogue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -11,11 +12,22 @@ from mingpt import GPTConfig, files
 from mingpt.checkpoint import FORMAT, RunFolder
 from mingpt.config import OPTIMIZER_DEFAULTS, Architecture, TrainConfig
 from mingpt.errors import UserError
-from mingpt.resolve import Facts, TaskInfo, resolve
+from mingpt.resolve import Facts, resolve
 from mingpt.run import build_model_config, load_task
 from mingpt.settings import choices
+from mingpt.tasks.base import Task
 
-INFO = TaskInfo(losses=("huber", "mae"), defaults=dict(batch_size=6, dropout=0.3), uses=("text_column",), epochs=5)
+
+class SomeTask(Task):
+    losses, uses = ("huber", "mae"), ("text_column",)
+    defaults: ClassVar = dict(batch_size=6, dropout=0.3)
+    epochs = 5
+
+
+class LongTask(SomeTask):
+    epochs, min_iters = 1, 90
+
+
 BASE = GPTConfig(vocab_size=50, n_layer=3, n_head=2, n_embd=48, block_size=32, dropout=0.1, activation="gelu_new")
 
 
@@ -26,7 +38,7 @@ def problems(call, *arguments, **settings) -> tuple[str, ...]:
 
 
 def resolve_for(task: str, **settings) -> TrainConfig:
-    return resolve(TrainConfig(task=task, **settings), Facts(load_task(task).info, examples=100))
+    return resolve(TrainConfig(task=task, **settings), Facts(load_task(task), examples=100))
 
 
 def test_every_problem_is_reported_at_once_with_the_nearest_right_name():
@@ -83,7 +95,7 @@ def test_settings_that_contradict_each_other_or_the_task_are_refused(task, setti
     ],
 )
 def test_what_was_asked_for_wins_over_fine_tuning_that_over_the_task_and_that_over_the_fields(name, values):
-    scratch, base = (Facts(INFO, 100, from_data=dict(text_column="review"), base=base) for base in (None, BASE))
+    scratch, base = (Facts(SomeTask, 100, from_data=dict(text_column="review"), base=base) for base in (None, BASE))
     asked = TrainConfig(), TrainConfig(init_from="x"), TrainConfig(init_from="x", **{name: values[2]})
     configs = map(resolve, asked, (scratch, base, base))
     assert tuple(getattr(config, name) for config in configs) == values
@@ -101,12 +113,12 @@ def test_a_resolved_config_is_complete_and_follows_the_optimizer(name):
 
 
 def test_batches_and_their_number_follow_task_and_data():
-    def max_iters(base=None, task=INFO, **facts):
+    def max_iters(base=None, task=SomeTask, **facts):
         return resolve(TrainConfig(batch_size=8, block_size=32), Facts(task, base=base, **facts)).max_iters
 
     assert max_iters(examples=100) == 5 * 13  # epochs, of ceil(100 / 8) updates each
     assert max_iters(tokens=3200) == 5 * 13  # in windows of block_size
-    assert max_iters(task=TaskInfo(("mse",), min_iters=90), examples=100) == 90
+    assert max_iters(task=LongTask, examples=100) == 90
     assert resolve_for("classify", gradient_accumulation=32).batch_size == 32  # which 32 divides, not the 16 of others
 
 
@@ -118,7 +130,7 @@ def test_only_bpe_has_a_vocabulary_size(task):
 
 def test_settings_that_contradict_the_base_model_are_refused_together():
     asked = TrainConfig(init_from="x", n_layer=6, block_size=64, tokenizer="char", activation="gelu", n_head=2)
-    lines = problems(resolve, asked, Facts(INFO, examples=9, base=BASE))
+    lines = problems(resolve, asked, Facts(SomeTask, examples=9, base=BASE))
     names = [line.partition(":")[0] for line in lines]
     assert sorted(names) == ["--activation gelu", "--block_size 64", "--n_layer 6", "--tokenizer char"]
 

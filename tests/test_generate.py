@@ -13,7 +13,7 @@ from conftest import ROOT, command, random_model, run_command
 from mingpt import GPT, generate, load_tokenizer, pretrained
 from mingpt.data.tokenizer import TOKENIZERS
 from mingpt.errors import UserError
-from mingpt.generation.streaming import continue_text
+from mingpt.generation.streaming import Completion, complete, encode_prompt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,!?'-\n0123"[:37]  # as many as random_model has tokens
 NOTE = "note: a text exceeds the context length of 16; the last 12 are used\n"
@@ -44,7 +44,8 @@ def run(models, monkeypatch, capsys):
 
 def expected_text(models, prompt, tokens, **options):
     model, tokenizer = GPT.from_pretrained(models / "m"), load_tokenizer(models / "m")
-    return "".join(continue_text(model, tokenizer, prompt, tokens, **options))
+    completion = Completion(tokenizer, options.pop("stop", ()))
+    return "".join(complete(model, encode_prompt(tokenizer, prompt), completion, tokens, **options))
 
 
 def test_every_sampling_option_is_used(models, run):

@@ -63,6 +63,6 @@ def test_every_loss_differs_from_the_others_is_documented_and_fits_a_task():
     values = [losses.LOSSES[name](x, y[:, 0] if name == "cross_entropy" else y).item() for name in losses.LOSSES]
     assert len(set(values)) == len(values)
     assert typing.get_args(config.Loss) == tuple(losses.LOSSES)
-    assert {name for task in config.TASKS for name in load_task(task).info.losses} == losses.LOSSES.keys()
+    assert {name for task in config.TASKS for name in load_task(task).losses} == losses.LOSSES.keys()
     for name in losses.LOSSES:
         assert f"\n    {name} " in losses.__doc__, f"{name} has no line in the table"

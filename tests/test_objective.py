@@ -13,8 +13,8 @@ from mingpt.tasks.classify import ClassifyTask
 from mingpt.tasks.text import TextTask
 from mingpt.tuning import Choice, Float, Int, Space
 
-TEXT_FACTS = Facts(TextTask.info, tokens=50_000)
-TABLE_FACTS = Facts(ClassifyTask.info, examples=3200)
+TEXT_FACTS = Facts(TextTask, tokens=50_000)
+TABLE_FACTS = Facts(ClassifyTask, examples=3200)
 
 
 def space_by_default(facts=TEXT_FACTS, **asked):
@@ -28,7 +28,7 @@ def test_the_default_space_surrounds_the_defaults_without_what_was_given():
     table = space_by_default(TABLE_FACTS, task="classify")  # a quarter of the optimizer's learning rate
     assert table.parameters["learning_rate"] == Float(0.0005, 0.05, log=True) and "block_size" not in table.names
     base = GPTConfig(n_layer=3, n_head=2, n_embd=64)
-    assert space_by_default(Facts(TextTask.info, base=base), init_from="m").names == [
+    assert space_by_default(Facts(TextTask, base=base), init_from="m").names == [
         "learning_rate",
         "batch_size",
         "dropout",

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingpt.data.tokenizer import TOKENIZERS
-from mingpt.errors import UserError
 from mingpt.generation.decoding import generate
-from mingpt.generation.streaming import Completion, answer, continue_text, encode_prompt, stream
+from mingpt.generation.streaming import Completion, complete, encode_prompt, stream
 
 BYTE = TOKENIZERS["byte"]([], [], None)
 LETTERS = "".join(chr(97 + i) for i in range(37))  # as many as random_model has tokens
@@ -78,10 +77,10 @@ def test_a_continuation_is_the_text_of_what_generate_yields():
     tokenizer, model = char_tokenizer(), random_model()
     ids = torch.cat(list(generate(model, [tokenizer.encode("abc")], 20, seed=1, temperature=0.9)), dim=1)[0].tolist()
     text = tokenizer.decode(ids)
-    assert "".join(continue_text(model, tokenizer, "abc", 20, seed=1, temperature=0.9)) == text
-    assert "".join(continue_text(model, tokenizer, "abc", 20, [text[5:8]], seed=1, temperature=0.9)) == text[:5]
-    with pytest.raises(UserError, match="'!'"):
-        continue_text(model, tokenizer, "no!", 20)
+    for stop, expected in (((), text), ([text[5:8]], text[:5])):
+        completion = Completion(tokenizer, stop)
+        pieces = complete(model, tokenizer.encode("abc"), completion, 20, seed=1, temperature=0.9)
+        assert "".join(pieces) == expected
 
 
 def test_an_answer_ends_at_any_special_token():
@@ -91,8 +90,9 @@ def test_an_answer_ends_at_any_special_token():
         with torch.no_grad():
             model.ln_f.bias.zero_()
             model.wte.weight[special] *= 30  # now and then by far the most probable token
-        pieces = answer(model, tokenizer, [1, 2, 3], 200, seed=0)
-        assert "<" not in "".join(pieces)
+        completion = Completion(tokenizer, end_ids=tokenizer.special_ids.values())
+        text = "".join(complete(model, [1, 2, 3], completion, 200, seed=0))
+        assert "<" not in text
         ids = torch.cat(list(generate(model, [[1, 2, 3]], 200, seed=0)))[:, 0].tolist()
         assert special in ids
-        assert "".join(answer(model, tokenizer, [1, 2, 3], 200, seed=0)) == tokenizer.decode(ids[: ids.index(special)])
+        assert text == tokenizer.decode(ids[: ids.index(special)])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mingpt.data.tokenizer import MAX_CHUNK, TOKENIZERS, load_tokenizer, split_between_words
+from mingpt.data.tokenizer import MAX_CHUNK, TOKENIZERS, TextStream, load_tokenizer, split_between_words
 from mingpt.errors import UserError
 
 MANUAL = "".join(topics.values())
@@ -106,12 +106,12 @@ def test_a_stream_gives_what_decode_gives_and_holds_no_whole_character_back(toke
     @settings(max_examples=100, deadline=None)
     @given(st.lists(st.integers(0, tokenizer.vocab_size - 1)))
     def check(ids):
-        stream = tokenizer.stream()
+        stream = TextStream(tokenizer)
         assert "".join(map(stream.add, ids)) + stream.flush() == tokenizer.decode(ids)
 
     check()
     for text in SAMPLES:
-        assert "".join(map(tokenizer.stream().add, tokenizer.encode(text))) == text
+        assert "".join(map(TextStream(tokenizer).add, tokenizer.encode(text))) == text
 
 
 def test_what_cannot_be_encoded_or_downloaded_is_named(monkeypatch, tmp_path):
@@ -203,7 +203,7 @@ def test_any_tokenizer_of_transformers_opens_with_its_ids(kind, tmp_path):
         if "</s>" not in text:  # transformers makes a special token of it
             for each in (other, other_again):
                 assert each.encode(text, add_special_tokens=False) == ids == again.encode(text)
-        stream = ours.stream()
+        stream = TextStream(ours)
         assert "".join(map(stream.add, ids)) + stream.flush() == ours.decode(ids)
     assert end in ours.encode("foobar")
     # transformers gives special ids for these; Unigram uses all tokens of its vocabulary, whoever wrote them

@@ -88,9 +88,6 @@ class Tokenizer:
         """The text of some ids, special tokens spelled out. An incomplete character becomes U+FFFD."""
         return self.library.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
-    def stream(self) -> TextStream:
-        return TextStream(self)
-
     @functools.cached_property
     def byte_lengths(self) -> np.ndarray:
         """Bytes of text that each id stands for (vocab_size,); 0 for special tokens."""

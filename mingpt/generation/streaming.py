@@ -8,27 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from mingpt.data.tokenizer import Tokenizer
+from mingpt.data.tokenizer import TextStream, Tokenizer
 from mingpt.errors import UserError
 from mingpt.generation.decoding import generate
 from mingpt.model import GPT
 
 
-def continue_text(
-    model: GPT, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, stop: Sequence[str] = (), **options: Any
+def complete(
+    model: GPT, ids: Sequence[int], completion: Completion, max_new_tokens: int, **options: Any
 ) -> Iterator[str]:
-    """The text after a prompt, in pieces, up to the first stop string or the end of text.
-
-    `options` are those of decoding.generate. Raises UserError where the tokenizer lacks a character of the prompt.
-    """
-    completion = Completion(tokenizer, stop)
-    ids = encode_prompt(tokenizer, prompt)
-    return (piece for (piece,) in stream([completion], generate(model, [ids], max_new_tokens, **options)))
-
-
-def answer(model: GPT, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int, **options: Any) -> Iterator[str]:
-    """The assistant's answer, in pieces, to a dialogue that ends with its marker."""
-    completion = Completion(tokenizer, end_ids=tokenizer.special_ids.values())  # of the turn, or of another's begin
+    """The text after one prompt, in pieces, until the completion ends. `options` are those of decoding.generate."""
     return (piece for (piece,) in stream([completion], generate(model, [ids], max_new_tokens, **options)))
 
 
@@ -58,7 +47,7 @@ class Completion:
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Collection[int] | None = None):
         """`end_ids` are the tokens that end it, and are not shown; by default the end of text."""
-        self.characters = tokenizer.stream()
+        self.characters = TextStream(tokenizer)
         self.end_ids = {tokenizer.eos_id} if end_ids is None else {*end_ids}
         self.stop = stop
         self.held = ""  # may be the beginning of a stop string

@@ -22,11 +22,16 @@ from torch import Tensor, nn
 from mingpt.config import TrainConfig, Training
 from mingpt.data.examples import Data
 from mingpt.data.tokenizer import Tokenizer
-from mingpt.resolve import TaskInfo
 
 
 class Task(abc.ABC):
-    info: ClassVar[TaskInfo]
+    losses: ClassVar[tuple[str, ...]]  # those that fit; the first is the default
+    uses: ClassVar[tuple[str, ...]] = ()  # those of resolve.TASK_SETTINGS that it uses
+    defaults: ClassVar[dict[str, Any]]  # of settings, when training from scratch
+    max_iters: ClassVar[int | None] = None  # updates when training from scratch; None: `epochs`
+    epochs: ClassVar[int] = 1
+    min_iters: ClassVar[int] = 1
+    learning_rate_scale: ClassVar[float] = 1.0  # relative to the optimizer's default
     metric: ClassVar[str]  # the key of `evaluate` by which models and trials are compared
     higher_is_better: ClassVar[bool]
     num_labels = 0  # outputs of the score head; 0: a language model
@@ -74,7 +79,7 @@ class Task(abc.ABC):
 def default_of(task: type[Task], asked: Training, name: str) -> Any:
     """A setting that reading the data needs: as asked for, or the task's default."""
     value = getattr(asked, name)
-    return task.info.defaults.get(name) if value is None else value
+    return task.defaults.get(name) if value is None else value
 
 
 def to_tensors(arrays: Sequence[np.ndarray], model: nn.Module) -> tuple[Tensor, ...]:

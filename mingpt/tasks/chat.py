@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,19 +17,19 @@ from mingpt.data.examples import Data, Example
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.model import GPT
-from mingpt.resolve import TaskInfo
 from mingpt.tasks.base import language_metrics
 from mingpt.tasks.examples import ExamplesTask, create_tokenizer, encode_parts
 
 BLOCK_SIZE = 256
-DEFAULTS = dict(tokenizer="bpe", vocab_size=4096, block_size=BLOCK_SIZE, batch_size=6, dropout=0.1)
 ANSWER_TOKENS, TEMPERATURE = 200, 0.7  # of the answer in the report
 
 
 class ChatTask(ExamplesTask):
     """Predict what the assistant says. A model reads all of a dialogue; the loss counts the assistant's tokens."""
 
-    info = TaskInfo(("cross_entropy",), DEFAULTS, uses=("label_smoothing",), epochs=6, learning_rate_scale=0.5)
+    losses, uses = ("cross_entropy",), ("label_smoothing",)
+    defaults: ClassVar = dict(tokenizer="bpe", vocab_size=4096, block_size=BLOCK_SIZE, batch_size=6, dropout=0.1)
+    epochs, learning_rate_scale = 6, 0.5
     metric, higher_is_better = "bits_per_byte", False
     items, cutting = "dialogues", "split between exchanges"
 
@@ -66,13 +66,14 @@ class ChatTask(ExamplesTask):
 
     def report(self, model: GPT, folder: Path) -> list[str]:
         """A held-out question and the model's answer."""
-        from mingpt.generation.streaming import answer
+        from mingpt.generation.streaming import Completion, complete
 
         command = f"chat          python -m mingpt.chat {shlex.quote(str(folder))}"
         prompts = (ids[: mask.argmax()].tolist() for ids, mask in self.data.validation)  # up to the assistant's marker
         prompt = next((ids for ids in prompts if 1 < len(ids) <= model.config.block_size // 2), None)
         if prompt is None:
             return [command]
-        text = answer(model, self.tokenizer, prompt, ANSWER_TOKENS, seed=self.config.seed, temperature=TEMPERATURE)
+        answer = Completion(self.tokenizer, end_ids=self.tokenizer.special_ids.values())
+        text = complete(model, prompt, answer, ANSWER_TOKENS, seed=self.config.seed, temperature=TEMPERATURE)
         turns = (self.tokenizer.decode(prompt) + "".join(text)).split(dialogue.END)
         return ["a held-out question and the model's answer", "", *(f"    {turn}" for turn in turns), command]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from mingpt.data.examples import Data, Example
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.model import GPT
-from mingpt.resolve import TaskInfo
 from mingpt.tasks.examples import ExamplesTask, create_tokenizer, encode_parts
 from mingpt.tasks.metrics import classification_metrics, confusion_matrix, format_confusion_matrix
 
@@ -26,10 +25,6 @@ PAD = "<|pad|>"
 TOKEN_DROPOUT = 0.2  # when training from scratch (tests/benchmarks/LOG.md)
 MAX_CLASSES = 5  # that `describe_targets` names
 HOLD_OUT_EVERY, MAX_HELD_OUT = 10, 10_000  # one row in 10 is held out, of a large file no more than 10,000
-
-# From scratch, on a small table (tests/benchmarks/LOG.md).
-DEFAULTS = dict(tokenizer="bpe", vocab_size=4096, n_layer=1, block_size=128, batch_size=32, dropout=0.2)
-DURATION = dict(epochs=5, min_iters=300, learning_rate_scale=0.25)
 
 
 class TableTask(ExamplesTask):
@@ -43,6 +38,9 @@ class TableTask(ExamplesTask):
     labels, problem_type      names of the K scores, and the kind of task in config.json
     """
 
+    # from scratch, on a small table (tests/benchmarks/LOG.md)
+    defaults: ClassVar = dict(tokenizer="bpe", vocab_size=4096, n_layer=1, block_size=128, batch_size=32, dropout=0.2)
+    epochs, min_iters, learning_rate_scale = 5, 300, 0.25
     items, cutting = "texts", "truncated on the left"  # at their end, opinions are summed up
 
     @classmethod
@@ -120,8 +118,8 @@ def split(strata: Sequence[Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
 class ClassifyTask(TableTask):
     """Predict which of K labels a text has."""
 
+    losses = ("cross_entropy",)
     uses = ("label_smoothing", "class_weights", "text_column", "label_column")
-    info = TaskInfo(losses=("cross_entropy",), defaults=DEFAULTS, uses=uses, **DURATION)
     metric, higher_is_better = "accuracy", True
     label_columns, problem_type = ("label",), "single_label_classification"
     parse = staticmethod(tables.label_of)

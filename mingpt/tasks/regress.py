@@ -13,8 +13,7 @@ from mingpt.config import TrainConfig
 from mingpt.data.examples import Data
 from mingpt.data.tables import number_of
 from mingpt.model import GPT
-from mingpt.resolve import TaskInfo
-from mingpt.tasks.classify import DEFAULTS, DURATION, TableTask
+from mingpt.tasks.classify import TableTask
 from mingpt.tasks.metrics import regression_metrics
 
 QUANTILES = 10  # of the numbers, of each of which a tenth is held out
@@ -24,7 +23,7 @@ UNIT = "in transformers the output is standardized: multiply by target_std and a
 class RegressTask(TableTask):
     """Predict the number of a text."""
 
-    info = TaskInfo(losses=("mse", "mae", "huber"), defaults=DEFAULTS, uses=("text_column", "label_column"), **DURATION)
+    losses, uses = ("mse", "mae", "huber"), ("text_column", "label_column")
     metric, higher_is_better = "rmse", False
     num_labels = 1
     label_columns, problem_type = ("rating", "label"), "regression"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +15,8 @@ from mingpt.data.text import Windows, load_text
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.losses import LOSSES
 from mingpt.model import GPT
-from mingpt.resolve import TaskInfo
 from mingpt.tasks.base import Task, default_of, language_metrics, to_tensors
 
-DEFAULTS = dict(tokenizer="char", vocab_size=1024)
 SAMPLE_TOKENS, TEMPERATURE = 300, 0.8
 PROMPT = "The "  # of the sample, where the text is English
 PROMPT_SEARCH = 20_000  # tokens, in which the prompt must occur
@@ -26,7 +25,9 @@ PROMPT_SEARCH = 20_000  # tokens, in which the prompt must occur
 class TextTask(Task):
     """Predict the next token of a text."""
 
-    info = TaskInfo(("cross_entropy",), DEFAULTS, uses=("label_smoothing",), max_iters=3500)
+    losses, uses = ("cross_entropy",), ("label_smoothing",)
+    defaults: ClassVar = dict(tokenizer="char", vocab_size=1024)
+    max_iters = 3500
     metric, higher_is_better = "bits_per_byte", False
 
     @classmethod
@@ -64,13 +65,12 @@ class TextTask(Task):
 
     def report(self, model: GPT, folder: Path) -> list[str]:
         """A sample of generated text."""
-        from mingpt.generation.streaming import continue_text
+        from mingpt.generation.streaming import Completion, complete, encode_prompt
 
         beginning = self.tokenizer.decode(self.data.train[:PROMPT_SEARCH].tolist())
         prompt = PROMPT if PROMPT in beginning else ""
-        text = continue_text(
-            model, self.tokenizer, prompt, SAMPLE_TOKENS, seed=self.config.seed, temperature=TEMPERATURE
-        )
+        ids, sample = encode_prompt(self.tokenizer, prompt), Completion(self.tokenizer)
+        text = complete(model, ids, sample, SAMPLE_TOKENS, seed=self.config.seed, temperature=TEMPERATURE)
         lines = [f"    {line}" for line in (prompt + "".join(text)).strip().splitlines()]
         option = f' --prompt "{prompt}"' if prompt else ""
         command = f"generate      python -m mingpt.generate {shlex.quote(str(folder))}{option}"

@@ -115,7 +115,7 @@ def regress(options: argparse.Namespace, place: Path) -> None:
 
 
 def chat(options: argparse.Namespace, place: Path) -> None:
-    from mingpt.generation.streaming import answer
+    from mingpt.generation.streaming import Completion, complete
 
     task, state, model, seconds = learned(place / "chat", task="chat", data=str(ROOT / "data" / "support.jsonl"))
     before = task.evaluate(State(task.config, model.config).averaged)["val_loss"]
@@ -124,7 +124,8 @@ def chat(options: argparse.Namespace, place: Path) -> None:
     print(f"chat: loss on the assistant's tokens {losses}; {seconds:.0f} s")
     for ids, mask in task.data.validation[:ANSWERS]:
         prompt = ids[: mask.argmax()].tolist()  # up to the assistant's marker
-        pieces = answer(model, task.tokenizer, prompt, 80, seed=0, temperature=0.7)
+        answer = Completion(task.tokenizer, end_ids=task.tokenizer.special_ids.values())
+        pieces = complete(model, prompt, answer, 80, seed=0, temperature=0.7)
         print(f"\n  {task.tokenizer.decode(prompt)}{''.join(pieces)}")
 
 
