@@ -7,7 +7,7 @@ within words only: a text is read once, to count them. GPT-2 starts from bytes, 
 
 Notation:
 
-    word      its tokens, at first its bytes; frequency[w] is how often word w occurs in the text
+    word      its tokens as characters, chr(id), at first its bytes; frequency[w] is how often word w occurs in the text
     count[p]  frequency of the pair p = (a, b) of adjacent tokens, in all words
     where[p]  the words in which p was seen; later merges may have removed it there
 """
@@ -56,11 +56,11 @@ def learn(frequencies: Mapping[str, int], vocab_size: int) -> list[tuple[str, st
     [('l', 'o'), ('lo', 'w'), ('e', 'w')]
     """
     tokens = sorted(BYTE_CHARACTERS)
-    ids = [tokens.index(character) for character in BYTE_CHARACTERS]  # ids[byte]
-    words = [[ids[byte] for byte in word.encode("utf-8")] for word in frequencies]
+    byte_ids = [chr(tokens.index(character)) for character in BYTE_CHARACTERS]
+    words = ["".join(byte_ids[byte] for byte in word.encode("utf-8")) for word in frequencies]
     frequency = list(frequencies.values())
-    count: Counter[tuple[int, int]] = Counter()
-    where: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+    count: Counter[tuple[str, str]] = Counter()
+    where: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for w, word in enumerate(words):
         for pair in itertools.pairwise(word):
             count[pair] += frequency[w]
@@ -74,35 +74,40 @@ def learn(frequencies: Mapping[str, int], vocab_size: int) -> list[tuple[str, st
             continue
         if count[pair] < MIN_FREQUENCY:
             break
+        new = chr(len(tokens))
         changed = set()
         for w in where.pop(pair):
-            before = words[w]
-            words[w] = after = merge(before, pair, len(tokens))
-            for old in itertools.pairwise(before):
-                count[old] -= frequency[w]
-                changed.add(old)
-            for new in itertools.pairwise(after):
-                count[new] += frequency[w]
-                where[new].add(w)
-                changed.add(new)
+            words[w], change = merge(words[w], pair, new)
+            for other, n in change.items():
+                count[other] += n * frequency[w]
+                changed.add(other)
+                if n > 0:
+                    where[other].add(w)
+        count[pair] = 0
         for other in changed:
             heapq.heappush(queue, (-count[other], other))
-        left, right = (tokens[i] for i in pair)
+        left, right = (tokens[ord(character)] for character in pair)
         merges.append((left, right))
         tokens.append(left + right)
     return merges
 
 
-def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """The word with each occurrence of the pair, from left to right, replaced by the token `new`.
+def merge(word: str, pair: tuple[str, str], new: str) -> tuple[str, Counter[tuple[str, str]]]:
+    """The word with each occurrence of the pair, from left to right, replaced by the token `new`; and by how much the
+    number of each other pair has changed. Only the neighbours of an occurrence are looked at: words may be long.
 
-    >>> merge([1, 1, 1, 2], (1, 1), 3)
-    [3, 1, 2]
+    >>> merge("abcab", ("a", "b"), "X")
+    ('XcX', Counter({('X', 'c'): 1, ('c', 'X'): 1, ('b', 'c'): -1, ('c', 'a'): -1}))
     """
-    result: list[int] = []
-    for token in word:
-        if result and (result[-1], token) == pair:
-            result[-1] = new
-        else:
-            result.append(token)
-    return result
+    left, right = pair
+    parts = word.split(left + right)
+    change: Counter[tuple[str, str]] = Counter()
+    for i, (before, after) in enumerate(itertools.pairwise(parts)):
+        follows_another = i > 0 and not before  # then its left neighbour is `right`, and becomes `new`
+        if before or follows_another:
+            change[right if follows_another else before[-1], left] -= 1
+            change[new if follows_another else before[-1], new] += 1
+        if after:
+            change[right, after[0]] -= 1
+            change[new, after[0]] += 1
+    return new.join(parts), change
