@@ -2,250 +2,237 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import math
 import shlex
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from mingpt import cli, files
-from mingpt.config import Training
+from mingpt.config import TrainConfig, Training
 from mingpt.config_tune import TuneConfig
 from mingpt.device import default_threads
 from mingpt.errors import UserError
 from mingpt.settings import format_value
 
 if TYPE_CHECKING:  # scipy and torch take seconds to import: --help and a mistyped flag need not wait for them
+    from mingpt.budget import Budget
+    from mingpt.confirmation import Confirmation
     from mingpt.objective import Objective
-    from mingpt.tasks.base import Data, Task
+    from mingpt.resolve import Facts
+    from mingpt.tuning.journal import Journal
+    from mingpt.tuning.loop import StartExecutor
     from mingpt.tuning.space import Space
     from mingpt.tuning.study import Study
     from mingpt.tuning.trial import Trial
 
-DESCRIPTION = "Hyperparameter search over the settings of train.py. Without flags: 20 short runs on the manual."
-TRIALS = 20
-NEW_SEEDS = 2  # with which --confirm trains each of the best again
-NOT_SAVED = ("study", "config", "workers", "minutes")  # of a study: they say where and how fast, not what
-MAY_CHANGE = ("strategy", "search", "trials", "stopping", "confirm")
+DESCRIPTION = "Hyperparameter search over the settings of train.py. Without flags: 15 minutes on the manual in Python."
+NOT_RECORDED = ("study", "config", "workers", "dask")  # of a study: they say where and how fast, not what
+MAY_CHANGE = ("strategy", "search", "trials", "minutes", "pruner", "data")
+MODELS = 3  # of so many of the best trials the model is kept
 
 
 def main(argv: list[str]) -> int:
-    folder, asked = open_study(cli.parse(TuneConfig, argv, "python tune.py", DESCRIPTION))
-    if asked.threads is None:  # each worker its share
-        asked = asked.model_copy(update={"threads": max(1, default_threads() // asked.workers)})
-    from mingpt import objective, run
-    from mingpt.config import TrainConfig
-    from mingpt.resolve import resolve
-    from mingpt.tuning.study import Study
+    typed = cli.parse(TuneConfig, argv, "python tune.py", DESCRIPTION)
+    from mingpt.checkpoint import create_numbered
+    from mingpt.tuning.journal import Journal
 
-    space = objective.space_of(asked.search, asked.init_from)  # a mistyped name need not wait for the data
-    data, facts = run.read_facts(asked)  # whatever is wrong is reported before anything is written
-    shared = objective.shared_settings(asked, facts)
-    base = resolve(TrainConfig(**shared), facts)
-    space = space or objective.default_space(base, facts, asked.given())
-    refuse_fixed_and_searched(space, asked.given())
-    first = objective.defaults_in(space, base)
-    goal = objective.Objective.over(space, shared, facts, folder)
-    task = run.load_task(asked.task)(resolve(TrainConfig(**goal.settings_of(first)), facts), data)
-    limit = trial_limit(asked, space, first)
-    save(folder, asked, data)
-    study = Study(space, asked.strategy, asked.seed, asked.stopping, folder, first)
-    value_name = objective.value_name(task)
-    print_header(asked, study, goal, task, limit)
-    with cli.CtrlC("finishing this step and saving what is running") as ctrl_c:
-        search(study, goal, asked, limit, value_name, lambda: ctrl_c.is_pressed)
-        confirmed = confirm(study, goal, asked, lambda: ctrl_c.is_pressed)
-    print_report(study, asked, confirmed, value_name)
-    if ctrl_c.is_pressed or any(trial.state == "running" for trial in study.trials):
-        print(f"resume        python tune.py --study {shlex.quote(str(folder))}")
-    return cli.CANCELLED if ctrl_c.is_pressed else 0
+    folder = None if typed.study is None else Path(typed.study)
+    is_new = folder is None or not folder.exists() or not any(folder.iterdir())
+    with contextlib.ExitStack() as stack:
+        journal = None if is_new else stack.enter_context(contextlib.closing(open_journal(folder)))
+        asked = typed if journal is None else merge(typed, journal)
+        plan = prepare(asked)  # raises UserError before anything is written
+        if journal is None:
+            folder = folder or create_numbered(Path("out"), "tune-" + (Path(asked.data).stem or "study"))
+            journal = stack.enter_context(contextlib.closing(Journal(folder)))
+        elif journal.attributes["data_sha256"] != plan.data_sha256:
+            raise UserError(f"--data {asked.data}: is not the data that the study in {folder} began with")
+        return run_study(asked, plan, journal)
 
 
-def open_study(typed: TuneConfig) -> tuple[Path, TuneConfig]:
-    """The study's folder, and what is asked for: of a study that is resumed what was asked for before, and what is new.
+def open_journal(folder: Path) -> Journal:
+    """The journal of the study in a folder. Raises UserError where there is none of tune.py."""
+    from mingpt.tuning.journal import Journal
 
-    Raises UserError where a flag would make the new trials another thing than the old ones.
+    journal = Journal(folder, must_exist=True)
+    if "asked" not in journal.attributes:
+        raise UserError(f"--study {folder}: is not a study of tune.py")
+    return journal
+
+
+def merge(typed: TuneConfig, journal: Journal) -> TuneConfig:
+    """What was asked for when the study began, with what is asked for now.
+
+    Raises UserError where a flag would make new trials another thing than the old ones.
     """
-    if typed.study is None:
-        name = "tune-" + (Path(typed.data).stem or "study")
-        places = (Path("out") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-        return next(place for place in places if not place.exists()), typed
-    folder = Path(typed.study)
-    path = folder / "tune.json"
-    if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"--study {folder}: contains files, and no study; name another folder")
-        return folder, typed
-    before, _ = load(path)
-    recorded = TuneConfig(**before)
-    given = typed.given()
+    recorded, given = TuneConfig(**journal.attributes["asked"]), typed.given()
     problems = [
-        f"--{name} {format_value(given[name])}: the study in {folder} has {format_value(getattr(recorded, name))}; "
+        f"--{name} {format_value(value)}: the study in {typed.study} has {format_value(getattr(recorded, name))}; "
         "its trials would not be comparable"
-        for name in sorted(given.keys() - {*NOT_SAVED, *MAY_CHANGE})
-        if given[name] != getattr(recorded, name)
+        for name, value in sorted(given.items())
+        if name not in NOT_RECORDED + MAY_CHANGE and value != getattr(recorded, name)
     ]
     if problems:
         raise UserError(*problems)
-    return folder, TuneConfig(**before | given)
+    return TuneConfig(**journal.attributes["asked"] | given)
 
 
-def load(path: Path) -> tuple[dict[str, Any], str]:
-    """What the study in a tune.json was asked for, and the sha256 of its data."""
-    content = files.read_json(path)
-    if not {"asked", "data_sha256"} <= content.keys():
-        raise UserError(f"{path}: is of another version of mingpt, and cannot be resumed")
-    return content["asked"], content["data_sha256"]
+@dataclass(frozen=True)
+class Plan:
+    """What a study needs before it has a folder."""
+
+    shared: dict[str, Any]  # settings of all trials, as asked for
+    facts: Facts
+    base: TrainConfig  # the defaults, resolved
+    space: Space
+    description: str  # of the data
+    data_sha256: str
 
 
-def save(folder: Path, asked: TuneConfig, data: Data) -> None:
-    """Write down what the study is asked for. Raises UserError where the data are not those it began with."""
-    path = folder / "tune.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and load(path)[1] != data.sha256:
-            raise UserError(f"--data {asked.data}: is not the data that the study in {folder} began with")
-        settings = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_SAVED}
-        files.write_json(path, {"asked": settings, "data_sha256": data.sha256})
-    except OSError as error:
-        raise UserError(f"--study {folder}: cannot be written ({error.strerror})") from None
+def prepare(asked: TuneConfig) -> Plan:
+    from mingpt import objective, run
+    from mingpt.data.sources import absolute
+    from mingpt.resolve import resolve
+    from mingpt.tuning.strategies import STRATEGIES
 
-
-def refuse_fixed_and_searched(space: Space, given: Iterable[str]) -> None:
-    both = [name for name in space.names if name in given]
-    if both:
+    space = objective.parse_space(asked.search, asked.init_from) if asked.search else None
+    given = {name: value for name, value in asked.given().items() if name in Training.model_fields and name != "config"}
+    threads = asked.threads or max(1, default_threads() // asked.workers)
+    shared = given | {"data": absolute(asked.data), "threads": threads}
+    data, facts = run.read_facts(asked)
+    base = resolve(TrainConfig(**shared), facts)
+    space = space or objective.default_space(base, facts, given)
+    if both := [name for name in space.names if name in given]:
         raise UserError(*(f"--{name}: is searched and has a fixed value; leave one of the two out" for name in both))
+    STRATEGIES[asked.strategy](space, asked.seed)  # raises UserError where it cannot search this space
+    task = run.load_task(asked.task)(base, data)
+    return Plan(shared, facts, base, space, task.describe(), data.sha256)
 
 
-def trial_limit(asked: TuneConfig, space: Space, first: dict[str, Any]) -> int:
-    """How many trials the study has in all."""
-    from mingpt.tuning.strategies import grid_size
+def run_study(asked: TuneConfig, plan: Plan, journal: Journal) -> int:
+    from mingpt.budget import MINUTES, Budget
+    from mingpt.confirmation import confirm
+    from mingpt.objective import Objective, first_configs
+    from mingpt.tuning.study import Study
 
-    if asked.strategy != "grid":
-        return asked.trials or TRIALS
-    whole = grid_size(space) + (not space.contains(first))  # the defaults are trial 0, in the grid or not
-    return min(asked.trials or whole, whole)
+    folder = journal.path.parent
+    is_grid = asked.strategy == "grid"
+    first = first_configs(plan.space, plan.base)
+    study = Study(plan.space, asked.strategy, asked.seed, asked.pruner, first[:1] if is_grid else first, journal)
+    recorded = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_RECORDED}
+    attributes = {"asked": recorded | {"data": plan.shared["data"]}, "data_sha256": plan.data_sha256}
+    for name, value in (attributes | {"space": plan.space.as_text()}).items():
+        journal.set_attribute(name, value)
+    minutes = asked.minutes or (None if is_grid or asked.trials else MINUTES)
+    budget = Budget(TrainConfig(**plan.shared), plan.base, minutes, journal)
+    objective = Objective(plan.shared, plan.facts, folder.resolve(), budget.updates)
+    print_header(asked, plan, study, budget)
+    with cli.CtrlC("saving what is running") as ctrl_c:
+        search(study, objective, asked, budget, lambda: ctrl_c.is_pressed)
+        all_threads = plan.shared | {"threads": asked.threads or default_threads()}  # as train.py will have
+        repeated = replace(objective, shared=all_threads)
+        result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: ctrl_c.is_pressed)
+    if ctrl_c.is_pressed:
+        print(f"resume        python tune.py --study {shlex.quote(str(folder))}")
+        return cli.CANCELLED
+    if result is None:
+        raise UserError(f"{folder}: no trial has a value")
+    print_report(study, objective, plan, result)
+    return 0
 
 
-def print_header(asked: TuneConfig, study: Study, goal: Objective, task: Task, limit: int) -> None:
-    from mingpt.objective import value_name
-    from mingpt.tuning.report import described
+def executor_of(asked: TuneConfig, workers: int) -> StartExecutor:
+    from mingpt.tuning.loop import dask_cluster, process_pool
 
-    space = [f"{name} {described(p)}" for name, p in study.space.parameters.items()]
-    unit = "tokens" if goal.facts.examples is None else "examples"
+    return partial(dask_cluster, asked.dask) if asked.dask else partial(process_pool, workers)
+
+
+def print_header(asked: TuneConfig, plan: Plan, study: Study, budget: Budget) -> None:
+    trials = (
+        f"{asked.trials or study.space.size:,} trials"
+        if budget.seconds == math.inf
+        else (f"about {budget.expected_trials(asked.workers)} trials in {budget.seconds / 60:g} minutes")
+    )
     lines = {
-        "data": task.describe(),
-        "objective": f"{value_name(task)}, to be minimized",
-        "search": f"{limit} trials by {asked.strategy}, the first with the defaults; early stopping: {asked.stopping}",
-        "space": f"\n{'':<14}".join(space),
-        "training": f"{goal.shared['max_iters']:,} updates in each trial"
-        if goal.amount is None
-        else f"{goal.amount:,} {unit} in each trial",
-        "machine": f"{asked.workers} trials in parallel, {asked.threads} threads each",
-        "folder": str(study.folder),
+        "data": plan.description,
+        "objective": f"{objective_name(plan)}, to be minimized",
+        "search": f"{trials} by {asked.strategy}, the first with the defaults; early stopping: {asked.pruner}",
+        "space": f"\n{'':<14}".join(f"{name} {parameter}" for name, parameter in study.space.parameters.items()),
+        "training": f"as long as {budget.updates:,} updates of the defaults, about {budget.run_seconds:.0f} s a trial",
+        "confirmation": f"{budget.seeds} runs each of the best settings and of the defaults, with new seeds",
+        "machine": f"{asked.workers} trials in parallel, {plan.shared['threads']} threads each",
+        "folder": str(study.journal.path.parent),
     }
-    if study.total:
-        lines["resumes"] = f"after {study.total} trials" + (
-            "" if study.counting == study.total else f", of which {study.counting} lie in this space and count"
-        )
+    if study.trials:
+        lines["resumes"] = f"after {len(study.trials)} trials, of which {len(study.in_space)} are in this space"
     for name, line in lines.items():
         print(f"{name:<14}{line}")
 
 
-def search(
-    study: Study, goal: Objective, asked: TuneConfig, limit: int, value: str, should_stop: Callable[[], bool]
-) -> None:
+def objective_name(plan: Plan) -> str:
+    task = plan.facts.task
+    return f"1 - {task.metric}" if task.higher_is_better else task.metric
+
+
+def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget, should_stop: Callable) -> None:
     """Run the trials, with a line for each and a bar with the best so far."""
-    from mingpt.tuning.loop import run
-    from mingpt.tuning.report import Table, as_value
+    from mingpt.tuning.loop import run_trials
+    from mingpt.tuning.output import Table, best_trials
 
-    table = Table(study.space, value)
-    ended = [trial for trial in study.trials if trial.state != "running"]
+    table = Table(study.space, "objective")
     print(f"\n{table.header}", flush=True)
-    for trial in ended:
-        print(table.line(trial), flush=True)
-    bar = tqdm(total=limit, initial=len(ended), disable=None, leave=False, dynamic_ncols=True, unit="trial")
+    for trial in study.trials:
+        if trial.state != "running":
+            print(table.line(trial), flush=True)
 
-    def on_done(trial: Trial) -> None:
-        goal.remove_state(trial)
+    def on_end(trial: Trial) -> None:
+        budget.save()
+        objective.remove_state(trial)
+        best = best_trials(study.trials, MODELS + 1)
+        for other in best[MODELS:] if trial in best[:MODELS] else [trial]:
+            objective.remove_model(other)
         tqdm.write(table.line(trial))
         sys.stdout.flush()
-        best = study.best
-        bar.set_postfix_str("" if best is None else f"best {as_value(best.value)}")
-        bar.update()
 
-    with bar:
-        run(study, goal, asked.workers, limit, asked.minutes, should_stop, on_done)
+    def may_start() -> bool:
+        return len(study.trials) < 2 or budget.may_start()  # however short the time, something is compared
 
-
-def confirm(study: Study, goal: Objective, asked: TuneConfig, should_stop: Callable[[], bool]) -> dict[int, float]:
-    """The mean value of each of the --confirm best with new seeds, so that chance is not taken for merit."""
-    from mingpt.tuning.loop import run
-    from mingpt.tuning.parameters import Choice
-    from mingpt.tuning.report import best_trials
-    from mingpt.tuning.space import Space
-    from mingpt.tuning.study import Study
-
-    best = best_trials(study.trials, asked.confirm)
-    if not best or should_stop():
-        return {}
-    folder = study.folder / "confirm"
-    seeds = [asked.seed + 1 + i for i in range(NEW_SEEDS)]
-    space = Space({"trial": Choice(*(trial.number for trial in best)), "seed": Choice(*seeds)})
-    again = Study(space, "grid", folder=folder)
-    configs = {trial.number: trial.config for trial in best}
-    repeated = replace(goal, folder=folder, configs=configs)
-    print(f"\nretraining the {len(best)} best trials with {NEW_SEEDS} new seeds each", flush=True)
-    run(again, repeated, asked.workers, None, None, should_stop, repeated.remove_state)
-    means = {}
-    for number in configs:
-        values = [t.value for t in again.trials if t.state == "done" and t.config["trial"] == number]
-        if len(values) == NEW_SEEDS:
-            means[number] = sum(values) / len(values)
-    return means
+    start_executor = executor_of(asked, asked.workers)
+    run_trials(study, objective, start_executor, asked.workers, may_start, should_stop, asked.trials, on_end)
 
 
-def print_report(study: Study, asked: TuneConfig, confirmed: dict[int, float], value: str) -> None:
-    from mingpt.tuning import pictures, report
+def print_report(study: Study, objective: Objective, plan: Plan, result: Confirmation) -> None:
+    from mingpt.tuning import output
+    from mingpt.tuning.plot import plot_study
 
-    trials = study.trials
-    table = report.Table(study.space, value)
-    best = report.best_trials(trials)
-    if not best:
-        print("\nno trial has a value yet")
-        return
+    folder = study.journal.path.parent
+    table = output.Table(study.space, "objective")
     print(f"\nthe best trials\n{table.header}")
-    for trial in best:
+    for trial in output.best_trials(study.trials, 5):
         print(table.line(trial))
-    winner = best[0]
-    print()
-    if confirmed:
-        number = min(confirmed, key=confirmed.get)
-        winner = next(trial for trial in trials if trial.number == number)
-        means = ", ".join(f"trial {n} {report.as_value(mean)}" for n, mean in confirmed.items())
-        print(f"confirmed     mean with new seeds: {means}; trial {number} wins")
-    path = study.folder / "best.json"
-    try:
-        files.write_json(path, best_settings(winner, asked))
-        report.save_csv(study.space, trials, study.folder / "trials.csv")
-        picture = pictures.draw(study.space, trials, study.folder, value)
-    except OSError as error:
-        raise UserError(f"{study.folder}: cannot be written ({error.strerror}); the trials are saved") from None
-    print(f"gain          {report.gain(trials, 'the defaults')}")
-    print(f"importance    {report.importance_line(report.importance(study.space, trials))}")
-    print(f"all trials    {study.folder / 'trials.csv'}")
-    print(f"plot          {picture}")
-    print(f"train         python train.py --config {shlex.quote(str(path))}")
+    files.write_json(folder / "best.json", best_settings(result.winner, plan))
+    output.save_csv(study.space, study.trials, folder / "trials.csv")
+    print(*result.lines(), sep="\n")
+    print(f"importance    {output.importance_line(output.importance(study.space, study.in_space))}")
+    print(f"all trials    {folder / 'trials.csv'}")
+    print(f"plot          {plot_study(study.space, study.trials, folder / 'study.png', 'objective')}")
+    print(f"model         {objective.folder_of(result.winner.number)}")
+    print(f"train again   python train.py --config {shlex.quote(str(folder / 'best.json'))}")
 
 
-def best_settings(winner: Trial, asked: TuneConfig) -> dict[str, Any]:
-    """A config file of train.py: what was searched or given, without how long and with which seed."""
-    names = Training.model_fields.keys() - {"max_iters", "seed", "config", "threads"}
-    return {name: value for name, value in sorted(asked.given().items()) if name in names} | winner.config
+def best_settings(winner: Trial, plan: Plan) -> dict[str, Any]:
+    """A config file of train.py: what was searched or given, and the duration that the trial had."""
+    from mingpt.objective import settings_to_repeat
+
+    settings = plan.shared | settings_to_repeat(winner)
+    return {name: value for name, value in sorted(settings.items()) if name not in ("seed", "threads")}
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ from typing import Literal
 
 from mingpt.config import Training
 from mingpt.settings import Settings, setting
-from mingpt.tuning.stopping import PRUNERS
+from mingpt.tuning.pruning import PRUNERS
 from mingpt.tuning.strategies import STRATEGIES
 
-TRIAL_ITERS = 200  # updates of a trial on text
-
 Strategy = Literal[tuple(STRATEGIES)]
-Stopping = Literal[tuple(PRUNERS)]
+Pruner = Literal[tuple(PRUNERS)]
 
 
 class Search(Settings):
@@ -23,14 +21,19 @@ class Search(Settings):
     search: tuple[str, ...] = setting(
         (),
         "a setting to search; may be given several times: learning_rate=1e-5..1 log, n_layer=1..8, "
-        "optimizer=adamw,sgd, momentum=0.5..0.99 when optimizer=sgd; default: learning rate, model and batch size",
+        "optimizer=adamw,sgd, momentum=0.5..0.99 when optimizer=sgd; "
+        "default: learning rate, architecture, batch and tokenizer",
         metavar="NAME=VALUES",
     )
-    trials: int | None = setting(None, "number of trials", ge=1, follows="strategy: 20, or the whole grid")
-    minutes: float | None = setting(None, "start no trial after this many minutes", gt=0)
+    minutes: float | None = setting(
+        None, "time for the whole study, confirmation included", gt=0, follows="15, or no limit with trials or a grid"
+    )
+    trials: int | None = setting(None, "number of trials", ge=1, follows="minutes, or the whole grid")
+    pruner: Pruner = setting("forecast", "early stopping of trials: never, by the median rule, or by forecast")
     workers: int = setting(1, "trials in parallel, each in its own process", ge=1, le=1024)
-    stopping: Stopping = setting("halving", "early stopping of trials: none, the median rule, or successive halving")
-    confirm: int = setting(0, "retrain this many of the best trials with new seeds; the lowest mean wins", ge=0)
+    dask: str | None = setting(
+        None, "address of a Dask scheduler whose workers train; they need the study's folder", metavar="ADDRESS"
+    )
     study: str | None = setting(
         None,
         "folder of the study, which is resumed if it exists",
@@ -44,7 +47,7 @@ class TuneConfig(Training, Search):
 
     max_iters: int | None = setting(
         None,
-        "number of updates of a trial; where batch_size or block_size is searched, all see the same amount of data",
+        "updates of the run with the default settings; every trial gets the same time",
         ge=1,
-        follows=f"task: {TRIAL_ITERS} for text",
+        follows="task and minutes",
     )

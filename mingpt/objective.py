@@ -1,49 +1,42 @@
-"""What a study minimizes: a configuration becomes a training run that reports, and its value.
+"""What a study minimizes: a configuration becomes a training run as long as the defaults', and its value.
 
-The only file that knows both training and tuning. A worker process imports it, starts the run of a trial in a
-folder of its own, or resumes it where the trial was begun before.
+The only file that knows both training and tuning.
 
-    space_of     what is typed behind --search, as a space of train.py's settings
-    Objective    trial -> settings -> run -> the best value of its evaluations, reported along the way
+    parse_space    what is typed behind --search, as a space of train.py's settings
+    default_space  the space where nothing is typed, and `first_configs`, with which its search begins
+    Objective      trial -> settings -> run in trials/NUMBER -> curve
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
+import json
 import shutil
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mingpt import files
+from mingpt.budget import EVALUATIONS, equal_updates
 from mingpt.config import Architecture, TrainConfig, Training
-from mingpt.config_tune import TRIAL_ITERS, TuneConfig
 from mingpt.errors import UserError
-from mingpt.resolve import FREE_IN_FINE_TUNING, Facts, resolve
+from mingpt.resolve import FREE_IN_FINE_TUNING, Facts
 from mingpt.settings import choices, nearest, validate_value, value_type
-from mingpt.tuning.parameters import Choice, Float, Int, Parameter
-from mingpt.tuning.parsing import parse_parameter
+from mingpt.tuning.parameters import Choice, Float, Int, Parameter, parse_parameter
 from mingpt.tuning.space import Space
+from mingpt.tuning.trial import Curve, Trial
 
-if TYPE_CHECKING:
-    from mingpt.run import Run
-    from mingpt.tasks.base import Task
-    from mingpt.tuning.loop import Report, Stop
-    from mingpt.tuning.trial import Trial
-
-NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from")  # where a trial is trained, not how
-SIZES = ("batch_size", "block_size")  # of an update; max_iters follows them
+NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from", "data", "task", "max_iters", "eval_interval")
 # What the model of --init_from brings with it.
 FROM_BASE = Architecture.model_fields.keys() - {*FREE_IN_FINE_TUNING, "block_size"} | {"tokenizer", "vocab_size"}
+# Follows from the time that a trial has, and belongs to its result.
+DURATION = ("max_iters", "eval_interval", "warmup_iters", "min_learning_rate")
 
 
-def space_of(searched: tuple[str, ...], init_from: str | None = None) -> Space | None:
-    """The space that `--search NAME=...` asks for, each checked against the flag's type and range; None without one.
-
-    Raises UserError with a line for each problem.
-    """
+def parse_space(searched: tuple[str, ...], init_from: str | None = None) -> Space:
+    """The space that `--search NAME=...` asks for. Raises UserError with a line for each problem."""
     parameters: dict[str, Parameter] = {}
     problems = []
     for text in searched:
@@ -56,16 +49,16 @@ def space_of(searched: tuple[str, ...], init_from: str | None = None) -> Space |
             parameters[name] = validate_parameter(name, parse_parameter(body))
         except UserError as error:
             problems += [f"--search {name}: {line.removeprefix(f'--{name} ')}" for line in error.problems]
-    if not problems:
-        try:
-            return Space(parameters) if searched else None
-        except UserError as error:
-            problems = [f"--search {line}" for line in error.problems]
-    raise UserError(*problems)
+    if problems:
+        raise UserError(*problems)
+    try:
+        return Space(parameters)
+    except UserError as error:
+        raise UserError(*(f"--search {line}" for line in error.problems)) from None
 
 
 def validate_parameter(name: str, parameter: Parameter) -> Parameter:
-    """The parameter with values of the flag's type. Raises UserError where train.py does not accept them."""
+    """The parameter with values of the setting's type. Raises UserError where train.py does not accept them."""
     names = [name for name in Training.model_fields if name not in NOT_SEARCHED]
     if name not in names:
         raise UserError(f"cannot be searched; settings of train.py can{nearest(name, names)}")
@@ -76,18 +69,17 @@ def validate_parameter(name: str, parameter: Parameter) -> Parameter:
         words = "true, false" if kind is bool else ", ".join(choices(Training, name)) or "texts"
         raise UserError(f"is not a number, and has no range; a list of these is accepted: {words}")
     if kind is int and not isinstance(parameter, Int):
-        raise UserError(f"{parameter.low}..{parameter.high}: a range of whole numbers is accepted")
+        raise UserError(f"{parameter}: must be a range of whole numbers")
     low, high = (validate_value(Training, name, end) for end in (parameter.low, parameter.high))
     step = None if parameter.step is None else kind(parameter.step)
     return {int: Int, float: Float}[kind](low, high, log=parameter.log, step=step, when=parameter.when)
 
 
-def default_space(base: TrainConfig, facts: Facts, given: Iterable[str]) -> Space:
-    """A space around the default settings `base` that fits most users, without the settings that were given."""
+def default_space(base: TrainConfig, facts: Facts, given: Collection[str]) -> Space:
+    """A space around the default settings `base`, without the settings that were given."""
     rate = base.learning_rate
-    parameters: dict[str, Parameter] = {
-        "learning_rate": Float(float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"), log=True)
-    }
+    ends = (float(f"{rate * factor:.2g}") for factor in (0.2, 5))
+    parameters: dict[str, Parameter] = {"learning_rate": Float(*ends, log=True)}
     if facts.base is not None:  # its architecture is fixed
         parameters |= {"batch_size": Choice(4, 8, 16), "dropout": Float(0.0, 0.3)}
     else:
@@ -98,102 +90,124 @@ def default_space(base: TrainConfig, facts: Facts, given: Iterable[str]) -> Spac
             "batch_size": Choice(8, 16, 32),
         }
         # dialogues and rows have a length of their own, and are few
-        parameters |= {"block_size": Choice(32, 64, 128)} if facts.examples is None else {"dropout": Float(0.0, 0.5)}
+        is_text = facts.examples is None
+        parameters |= {"block_size": Choice(32, 64, 128)} if is_text else {"dropout": Float(0.0, 0.5)}
+        parameters |= {"tokenizer": Choice("char", "bpe")}
+        parameters |= {"vocab_size": Choice(1024, 4096, when={"tokenizer": ["bpe"]})}
+        if "tokenizer" in given:
+            del parameters["vocab_size"]
+            parameters |= {"vocab_size": Choice(1024, 4096)} if base.tokenizer == "bpe" else {}
     return Space({name: parameter for name, parameter in parameters.items() if name not in given})
 
 
-def shared_settings(asked: TuneConfig, facts: Facts) -> dict[str, Any]:
-    """The settings that all trials of a study share: those asked for, and max_iters."""
-    shared = {name: value for name, value in asked.given().items() if name in Training.model_fields}
-    shared.pop("config", None)
-    default = TRIAL_ITERS if asked.task == "text" else resolve(TrainConfig(**shared), facts).max_iters
-    return {"max_iters": default} | shared
+def first_configs(space: Space, base: TrainConfig) -> list[dict[str, Any]]:
+    """The default settings `base`, then each categorical setting changed alone.
 
+    A parameter that only the changed setting makes active takes its lowest and its highest value.
+    """
 
-def defaults_in(space: Space, base: TrainConfig) -> dict[str, Any]:
-    """The default settings `base` as a configuration of the space: the first trial of a study."""
-    config: dict[str, Any] = {}
-    for name in space.parents_first:
-        if space.is_active(name, config):
-            config[name] = getattr(base, name)
-    return {name: config[name] for name in space.names if name in config}
+    def complete(changed: dict[str, Any], end: float) -> dict[str, Any]:
+        config: dict[str, Any] = {}
+        for name in space.parents_first:
+            if space.is_active(name, config):
+                value = changed.get(name, getattr(base, name))
+                config[name] = space.parameters[name].value(end) if value is None else value
+        return {name: config[name] for name in space.names if name in config}
 
-
-def value_name(task: type[Task] | Task) -> str:
-    """What a study of the task minimizes, see Task.objective."""
-    return f"1 - {task.metric}" if task.higher_is_better else task.metric
-
-
-def update_size(config: Training, facts: Facts) -> int:
-    """How much an update learns from: the tokens of a text, or its examples, however long each is."""
-    return config.batch_size * (config.block_size if facts.examples is None else 1)
+    configs = [complete({}, 0.0)]
+    for name, is_category in zip(space.names, space.is_category, strict=True):
+        values = space.parameters[name].values if is_category and name in configs[0] else ()
+        others = [complete({name: value}, end) for value in values for end in (0.0, 1.0)]
+        configs += [config for config in others if config not in configs]
+    return list({space.key(config): config for config in configs}.values())
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Called with a trial, trains it, and returns the best value of its evaluations: see `value_name`.
+    """Called with a trial, trains it in a folder of its own; see tuning/loop.py.
 
-    shared   what all trials share, see `shared_settings`
-    facts    what the data and the machine say
-    folder   where trial NUMBER has its run, in trials/NUMBER
-    amount   of tokens or examples that every trial learns from, however large its updates are; None: max_iters updates
+    shared   what all trials have in common, as asked for
+    facts    what the data and the machine say, and the task, whose metric is minimized
+    folder   of the study
+    updates  of a run with the defaults; every trial gets the same time
+    configs  of `confirm`: the settings that a trial names by number
     """
 
     shared: Mapping[str, Any]
     facts: Facts
     folder: Path
-    amount: int | None = None
-    configs: Mapping[int, Mapping[str, Any]] | None = None  # to train again: those that a trial names by number
-
-    @classmethod
-    def over(cls, space: Space, shared: Mapping[str, Any], facts: Facts, folder: Path) -> Objective:
-        """The objective of a space. Where the size of an update is searched, every trial learns from as much."""
-        base = resolve(TrainConfig(**shared), facts)
-        is_sized = any(name in space.names for name in SIZES)
-        return cls(shared, facts, folder, base.max_iters * update_size(base, facts) if is_sized else None)
+    updates: int
+    configs: Mapping[int, Mapping[str, Any]] | None = None
 
     def settings_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a trial's run as asked for. Raises UserError where they contradict each other."""
+        """The settings of a trial's run as asked for, with the number of updates that equal time allows."""
         if self.configs is not None:
-            config = {**self.configs[config["trial"]], "seed": config["seed"]}
+            return {**self.shared, **self.configs[config["trial"]], "seed": config["seed"]}
         settings = {**self.shared, **config}
-        if self.amount is not None:
-            size = update_size(resolve(TrainConfig(**settings), self.facts), self.facts)
-            settings["max_iters"] = max(1, round(self.amount / size))
-        return settings
+        updates = equal_updates(TrainConfig(**self.shared), TrainConfig(**settings), self.facts, self.updates)
+        return settings | {"max_iters": updates, "eval_interval": updates // EVALUATIONS}
 
-    def __call__(self, trial: Trial, report: Report, stop: Stop) -> float | None:
-        """None where it was asked to stop and has saved its state instead."""
-        from mingpt.trainer import train
+    def __call__(self, number: int, config: dict[str, Any]) -> bool:
+        from mingpt import run, trainer
 
-        run = self.open_run(trial)
-        config, task, state = run.config, run.task, run.state
-        reported = trial.curve[-1][0] if trial.curve else 0
-        earlier = list(state.metrics)  # a kill may have come between an evaluation and its report
-        best = math.inf
-        training = train(config, task, run.folder, state, stop.is_set)
-        with contextlib.closing(run.folder), contextlib.closing(training):
-            for metrics in itertools.chain(earlier, () if state.progress.is_finished(config) else training):
-                value = task.objective(metrics)
-                best = min(best, value)
-                step = metrics["step"] * update_size(config, self.facts)
-                if step > reported and not report(step, value):
-                    return best
-            return best if state.progress.is_finished(config) else None
-
-    def open_run(self, trial: Trial) -> Run:
-        """The run of a trial: resumed, or new."""
-        from mingpt import run
-
-        folder = self.folder_of(trial)
+        folder = self.folder_of(number)
+        wait_until_free(folder)
+        (folder / "stop").unlink(missing_ok=True)
         if (folder / "train.json").exists():
-            return run.resume(TrainConfig(out_dir=str(folder), resume=True))
-        shutil.rmtree(folder, ignore_errors=True)  # it was killed before its settings were saved
-        return run.start(TrainConfig(**self.settings_of(trial.config), out_dir=str(folder)))
+            current = run.resume(TrainConfig(out_dir=str(folder), resume=True, data=self.shared["data"]))
+        else:
+            settings = self.settings_of(config)
+            shutil.rmtree(folder)  # a process was killed before its settings were saved
+            current = run.start(TrainConfig(**settings, out_dir=str(folder)))
+        config, state = current.config, current.state
+        training = trainer.train(config, current.task, current.folder, state, (folder / "stop").exists)
+        with contextlib.closing(current.folder), contextlib.closing(training):
+            if not state.progress.is_finished(config):
+                for _ in training:
+                    pass
+        return state.progress.is_finished(config)
 
-    def folder_of(self, trial: Trial) -> Path:
-        return self.folder / "trials" / f"{trial.number:04}"
+    def metrics(self, trial: Trial) -> list[dict[str, float]]:
+        """The evaluations of a trial's run."""
+        path = self.folder_of(trial.number) / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def curve(self, trial: Trial) -> Curve:
+        """The objective at each evaluation; number k of them lies at the same share of every trial's run."""
+        return list(enumerate(map(self.facts.task.objective, self.metrics(trial)), start=1))
+
+    def stop(self, trial: Trial) -> None:
+        self.folder_of(trial.number).mkdir(parents=True, exist_ok=True)
+        (self.folder_of(trial.number) / "stop").touch()
+
+    def attributes(self, trial: Trial) -> dict[str, Any]:
+        """The seconds of the run, and the settings that follow from its time."""
+        path = self.folder_of(trial.number) / "train.json"
+        settings = files.read_json(path) if path.exists() else {}
+        duration = {name: settings[name] for name in DURATION if name in settings}
+        return {"seconds": row["seconds"], **duration} if (row := (self.metrics(trial) or [None])[-1]) else duration
+
+    def folder_of(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04}"
 
     def remove_state(self, trial: Trial) -> None:
-        """Remove what resuming needs, once a trial has ended: many trials' would fill the disk."""
-        (self.folder_of(trial) / "state.pt").unlink(missing_ok=True)
+        """Remove what only resuming needs, once a trial has ended: many trials' would fill the disk."""
+        (self.folder_of(trial.number) / "state.pt").unlink(missing_ok=True)
+
+    def remove_model(self, trial: Trial) -> None:
+        (self.folder_of(trial.number) / "model.safetensors").unlink(missing_ok=True)
+
+
+def settings_to_repeat(trial: Trial) -> dict[str, Any]:
+    """The settings of a trial that has ended, with the duration that it had."""
+    return trial.config | {name: trial.attributes[name] for name in DURATION if name in trial.attributes}
+
+
+def wait_until_free(folder: Path) -> None:
+    """Wait for a process that still trains here: a cluster's worker outlives the study's process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            return files.lock(folder / "lock").close()
+        except BlockingIOError:
+            time.sleep(1)

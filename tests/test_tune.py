@@ -1,191 +1,231 @@
-"""`python tune.py`: each strategy, resuming, kills, Ctrl-C, bad input."""
+"""`python tune.py`: each strategy, confirmation, resuming, kills, Ctrl-C, bad input."""
 
-import csv
+from __future__ import annotations
+
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from contextlib import closing, suppress
 
 import pytest
-from conftest import MACHINE, ROOT, TEXT, TINY, assert_refused, wait_until
+from conftest import MACHINE, ROOT, TEXT, TINY, assert_refused, run_in_process, train, wait_until
 
-from mingpt import cli, files
-from mingpt.config import TrainConfig
-from mingpt.errors import UserError
-from mingpt.tuning import Study
+from mingpt import GPT, cli
+from mingpt.tuning.journal import Journal
 
-SHORT = ["--data", "fox.txt", *MACHINE, *TINY[2:], "--max_iters", "20"]  # n_layer is searched
+SHORT = [*MACHINE, *TINY[2:], "--data", "fox.txt", "--max_iters", "40"]  # n_layer may be searched
+RATE = ["--search", "learning_rate=1e-3..1 log", "--n_layer", 1]  # takes no time to measure, and so is repeatable
 SEARCH = ["--search", "learning_rate=1e-3..1 log", "--search", "n_layer=1..2", "--search", "optimizer=adamw,sgd"]
-SEARCH += ["--search", "momentum=0.5..0.9 when optimizer=sgd", *SHORT]
+SEARCH += ["--search", "momentum=0.5..0.9 when optimizer=sgd"]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """The current folder, with a text."""
     (tmp_path / "fox.txt").write_text(TEXT, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("mingpt.budget.SEEDS", (2, 2))  # enough for these tests
     return tmp_path
 
 
-def start(*arguments):
+def start(place, *arguments):
     """`python tune.py ARGUMENTS` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "tune.py"), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,
-    )
+    command = [sys.executable, str(ROOT / "tune.py"), *map(str, arguments)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True)
+    return subprocess.Popen(command, cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
 
 
-def tune(*arguments):
-    """The same in this process, which has imported torch already."""
-    from tune import main
-
-    return main(list(map(str, arguments)))
-
-
-def trials(folder):
-    with closing(Study.open(folder)) as study:
-        return study.trials
+def tune(place, *arguments) -> str:
+    result = run_in_process(*arguments, cwd=place, module="tune")
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def facts(found):
-    return [(t.number, t.config, t.state, t.value, t.curve) for t in found]
+def read(folder):
+    with contextlib.closing(Journal(folder)) as journal:
+        return journal.trials
+
+
+def outcomes(trials):
+    return [(t.number, t.config, t.state, repr(t.value), t.curve, t.attributes.get("max_iters")) for t in trials]
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_gp_through_the_real_command_line(place):
-    process = start("--strategy", "gp", *SEARCH, "--trials", 7, "--study", "s")
+    process = start(place, "--strategy", "gp", *SEARCH, *SHORT, "--trials", 7, "--study", "s")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    found = trials(place / "s")
-    assert [t.number for t in found] == list(range(7))
-    assert found[0].config == {"optimizer": "muon", "learning_rate": 0.02, "n_layer": 2}  # the defaults, in no space
-    assert all(t.state in ("done", "stopped", "failed") for t in found)
-    lines = [line for line in out.splitlines() if line.strip()]
-    assert sum(line.split()[:1] == [str(n)] for n in range(7) for line in lines) >= 7
-    assert "the defaults" in out
-    assert "python train.py --config s/best.json" in out
-
-    best = json.loads((place / "s" / "best.json").read_text(encoding="utf-8"))
-    assert not {"max_iters", "seed", "out_dir", "threads"} & set(best)
-    assert best["data"] == "fox.txt"
-    assert best["n_embd"] == 16
-    winner = min((t for t in found if t.state == "done"), key=lambda t: t.value)
-    assert {name: best[name] for name in winner.config} == winner.config
-
-    with open(place / "s" / "trials.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["number"]) for row in rows] == list(range(7))
-    assert (place / "s" / "pictures.png").stat().st_size > 10_000
-    assert not list((place / "s").glob("trials/*/state.pt"))
-    for trial in found:  # each value is that of the run in the trial's folder
+    trials = read(place / "s")
+    assert [t.number for t in trials] == list(range(7))
+    assert trials[0].config == {"optimizer": "muon", "learning_rate": 0.02, "n_layer": 2}  # the defaults, in no space
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert all(sum(line[:2] == [str(t.number), t.state] for line in lines) >= 1 for t in trials)
+    for trial in trials:  # each value is that of the run in the trial's folder, eight evaluations long
+        folder = place / "s" / "trials" / f"{trial.number:04}"
+        metrics = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        values = [json.loads(line)["bits_per_byte"] for line in metrics]
+        assert trial.curve == list(enumerate(values, start=1))[: len(trial.curve)]
+        assert trial.attributes["max_iters"] % 8 == 0
         if trial.state == "done":
-            metrics = place / "s" / "trials" / f"{trial.number:04}" / "metrics.jsonl"
-            values = [json.loads(line)["bits_per_byte"] for line in metrics.read_text(encoding="utf-8").splitlines()]
-            assert trial.value == min(values)
+            assert trial.value == min(values) and len(values) == 8
+        assert not (folder / "state.pt").exists()
+    assert (place / "s" / "study.png").stat().st_size > 10_000 and (place / "s" / "trials.csv").exists()
 
-    config = cli.parse(TrainConfig, ["--config", "s/best.json"], "train.py", "")
-    assert (config.n_embd, config.learning_rate) == (16, winner.config["learning_rate"])
-
-
-def test_a_grid_with_two_workers_is_counted_and_its_best_are_confirmed(place, capsys):
-    grid = ["--search", "learning_rate=1e-3,1e-2", "--search", "n_layer=1,2", "--study", "g", "--stopping", "off"]
-    assert tune("--strategy", "grid", *grid, *SHORT, "--workers", 2, "--confirm", 2) == 0
-    printed = capsys.readouterr().out
-    assert "5 trials by grid" in printed  # and the defaults, which are not on the grid
-    expected = [{"learning_rate": lr, "n_layer": n} for lr in (1e-3, 1e-2) for n in (1, 2)]
-    found = trials(place / "g")
-    assert [t.config for t in found][1:] == expected and {t.state for t in found} == {"done"}
-    again = trials(place / "g" / "confirm")
-    assert {t.config["seed"] for t in again} == {1, 2} and len(again) == 4
-    assert not {t.value for t in again} & {t.value for t in found}  # other seeds, other values
-    assert "wins" in printed
+    best = read_json(place / "s" / "best.json")
+    result = next(line for line in lines if line[0] == "result")
+    winner = trials[0] if "defaults" in result[-1] or result[1] == "no" else trials[int(result[2])]
+    assert {name: best[name] for name in winner.config} == winner.config
+    assert best["max_iters"] == winner.attributes["max_iters"] and best["data"] == str(place / "fox.txt")
+    assert not {"seed", "out_dir", "threads"} & {*best}
+    model = next(line[1] for line in lines if line[0] == "model")
+    assert model.endswith(f"s/trials/{winner.number:04}") and GPT.from_pretrained(place / model)
+    kept = {path.parent.name for path in place.glob("s/trials/*/model.safetensors")}
+    assert len(kept) <= 3 and f"{winner.number:04}" in kept
 
 
-def test_a_killed_study_has_the_trials_of_one_never_killed(place):
-    flags = [*SEARCH, "--strategy", "random", "--max_iters", "200", "--trials", "3", "--dropout", "0.1"]
-    assert tune(*flags, "--study", "whole") == 0
-    killed = place / "killed" / "trials"
+def test_the_winner_keeps_its_promise_and_best_json_works_anywhere(place):
+    """A grid with an obviously better value: it is confirmed, and train.py repeats the trial to the last bit."""
+    flags = [*SHORT, "--n_layer", 1, "--learning_rate", 1e-4, "--workers", 2, "--pruner", "none"]
+    printed = tune(
+        place, "--strategy", "grid", "--search", "optimizer=muon,adamw,sgd", "--search", "grad_clip=0,1", *flags
+    )
+    assert "6 trials by grid" in printed and "2 trials in parallel" in printed
+    trials = read(place / "out" / "tune-fox")
+    assert len(trials) == 6 and {trial.state for trial in trials} == {"done"}
+    again = read(next((place / "out" / "tune-fox" / "confirmation").iterdir()))
+    assert {t.config["seed"] for t in again} == set(range(1, 1 + len(again) // 2)) and len(again) >= 4
+    assert not {t.value for t in again} & {t.value for t in trials}  # other seeds, other values
+    (place / "elsewhere").mkdir()
+    shutil.move(place / "out" / "tune-fox" / "best.json", place / "elsewhere")
+    train(place / "elsewhere", "--config", "best.json", "--out_dir", "run", "--threads", 1)
+    best = read_json(place / "elsewhere" / "best.json")
+    winner = min(
+        (
+            t
+            for t in trials
+            if t.config["optimizer"] == best["optimizer"] and t.config["grad_clip"] == best["grad_clip"]
+        ),
+        key=lambda t: t.value,
+    )
+    values = [
+        json.loads(line)["bits_per_byte"]
+        for line in (place / "elsewhere" / "run" / "metrics.jsonl").open(encoding="utf-8")
+    ]
+    assert values == [value for _, value in winner.curve]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_killed_study_has_the_trials_of_one_never_killed_also_in_another_place(place, moved):
+    flags = [*RATE, *SHORT, "--max_iters", "200", "--trials", "3", "--dropout", "0.1"]
+    tune(place, *flags, "--study", "whole")
+    folder = place / "killed"
     for number, name in ((0, "train.json"), (1, "metrics.jsonl")):  # as it begins, and after an evaluation
-        process = start(*flags, "--study", "killed")
-        wait_until(lambda number=number, name=name: (killed / f"{number:04}" / name).exists())
+        process = start(place, *flags, "--study", "killed")
+        wait_until(lambda path=folder / "trials" / f"{number:04}" / name: path.exists())
         process.kill()
         process.communicate()
-        wait_until(lambda number=number: is_free(place / "killed" / "locks" / str(number)))  # its worker has ended too
+        wait_until(lambda path=folder / "trials" / f"{number:04}": is_free(path))  # its worker has ended too
         if name == "train.json":
-            (killed / "0000" / name).unlink()  # as if it had been killed a moment earlier
-    assert tune(*flags, "--study", "killed") == 0
-    assert facts(trials(place / "killed")) == facts(trials(place / "whole"))
-    assert trials(place / "killed")[0].attempts == 2
+            (folder / "trials" / "0000" / name).unlink(missing_ok=True)  # as if it had been killed a moment earlier
+    if moved:
+        (place / "there").mkdir()
+        shutil.move(folder, place / "there" / "study")
+        shutil.move(place / "fox.txt", place / "there" / "text.txt")
+        folder = place / "there" / "study"
+        tune(place / "there", "--study", folder, "--data", "text.txt")
+        assert read_json(folder / "best.json")["data"] == str(place / "there" / "text.txt")
+    else:
+        tune(place, "--study", "killed")
+    assert outcomes(read(folder)) == outcomes(read(place / "whole"))
 
 
-def is_free(path):
-    with suppress(BlockingIOError):
-        files.lock(path).close()
+def is_free(folder):
+    from mingpt import files
+
+    with contextlib.suppress(BlockingIOError):
+        files.lock(folder / "lock").close()
         return True
     return False
 
 
-def test_ctrl_c_saves_what_is_running_and_the_study_is_resumed_with_what_it_has(place, capsys):
-    process = start(*SEARCH, "--trials", 30, "--study", "s")
+def test_ctrl_c_saves_what_is_running_and_the_study_is_resumed_with_what_it_has(place):
+    process = start(place, *SEARCH, *SHORT, "--trials", 30, "--study", "s")
     wait_until((place / "s" / "trials" / "0001").exists)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == cli.CANCELLED, err
     assert "python tune.py --study s" in out and "Traceback" not in err
-    before = trials(place / "s")
+    before = read(place / "s")
     ended = [trial for trial in before if trial.state != "running"]
-    assert tune("--study", "s", "--trials", len(before) + 1) == 0
-    assert f"after {len(before)} trials" in capsys.readouterr().out
-    after = trials(place / "s")
-    assert facts(after)[: len(ended)] == facts(ended) and len(after) == len(before) + 1
+    assert f"after {len(before)} trials" in tune(place, "--study", "s", "--trials", len(before) + 1)
+    after = read(place / "s")
+    assert outcomes(after)[: len(ended)] == outcomes(ended) and len(after) == len(before) + 1
     assert all(t.state != "running" for t in after)
-    assert tune("--study", "s", "--search", "n_layer=1..3", "--trials", len(after)) == 0
-    assert "of which 0 lie in this space" in capsys.readouterr().out
-    for flags, words in ((["--max_iters", "30"], "20"), (["--data", "other.txt"], "fox.txt"), (["--seed", "4"], "0")):
-        with pytest.raises(UserError, match=words):
-            tune("--study", "s", *flags)
+    printed = tune(place, "--study", "s", "--search", "n_layer=1..3", "--trials", len(after))
+    assert "of which 0 are in this space" in printed
+    content = (place / "s" / "journal.jsonl").read_bytes()
+    for flags, words in (
+        (["--max_iters", "30"], "has 40"),
+        (["--seed", "4"], "has 0"),
+        (["--data", "other.txt"], "other.txt"),
+    ):
+        assert_refused(run_in_process("--study", "s", *flags, cwd=place, module="tune"), words)
     (place / "fox.txt").write_text(TEXT[1:], encoding="utf-8")
-    with pytest.raises(UserError, match="is not the data"):
-        tune("--study", "s", "--trials", 99)
-    assert len(trials(place / "s")) == len(after)
+    assert_refused(run_in_process("--study", "s", "--trials", 99, cwd=place, module="tune"), "is not the data")
+    assert (place / "s" / "journal.jsonl").read_bytes() == content
+
+
+def test_two_studies_begun_together_get_folders_of_their_own(place):
+    flags = [*RATE, *SHORT, "--trials", 1]
+    processes = [start(place, *flags) for _ in range(2)]
+    for process in processes:
+        assert process.wait(timeout=300) == 0, process.stderr.read()
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["tune-fox", "tune-fox-2"]
+    with contextlib.closing(Journal(place / "out" / "tune-fox")):
+        refused = run_in_process("--study", "out/tune-fox", cwd=place, module="tune")
+    assert_refused(refused, "out/tune-fox: is in use by another process")
 
 
 @pytest.mark.parametrize(
     "flags, words",
     [
         (["--strategy", "bayes"], "'grid', 'random' or 'gp'"),
+        (["--pruner", "halving"], "'none', 'median' or 'forecast'"),
         (["--serach", "n_layer=1..2"], "--search"),
         (["--search"], "needs a value"),
         (["--search", "n_layer=8..1", "--search", "n_layr=1..2", "--search", "dropout=0..2"], "n_layr"),
-        (["--strategy", "grid", "--search", "learning_rate=1e-3..1 log"], "levels"),
+        (["--strategy", "grid", "--search", "learning_rate=1e-3..1 log"], "learning_rate"),
         (["--search", "n_layer=1..2", "--n_layer", "2"], "leave one"),
         (["--search", "n_layer=1..2", "--search", "n_layer=3..4"], "twice"),
         (["--trials", "0"], "--trials"),
+        (["--minutes", "0"], "--minutes"),
         (["--workers", "many"], "--workers"),
         (["--data", "missing.txt"], "missing.txt"),
         (["--n_head", "5", "--search", "n_layer=1..2"], "--n_head 5"),
-        (["--study", "taken"], "taken"),
+        (["--study", "taken"], "taken: contains files"),
+        (["--study", "old"], "old: is a study of an older version of mingpt"),
         (["--study", "corrupt"], "corrupt"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(place, flags, words):
-    for name, file, content in (("taken", "note.txt", "mine"), ("corrupt", "tune.json", "{")):
+    for name, file, content in (
+        ("taken", "note.txt", "mine"),
+        ("old", "study.sqlite", ""),
+        ("corrupt", "journal.jsonl", "{}\n"),
+    ):
         (place / name).mkdir()
         (place / name / file).write_text(content, encoding="utf-8")
     before = sorted(str(path) for path in place.rglob("*"))
-    with pytest.raises(UserError) as caught:
-        tune(*flags if "--data" in flags else ["--data", "fox.txt", *flags])
-    assert words in str(caught.value)
-    assert sorted(str(path) for path in place.rglob("*")) == before
+    arguments = flags if "--data" in flags else ["--data", "fox.txt", *flags]
+    assert_refused(run_in_process(*arguments, cwd=place, module="tune"), words)
+    assert sorted(str(path) for path in place.rglob("*") if path.name != "lock") == before
 
 
 def test_errors_are_lines_and_exit_code_2(place):
-    process = start("--serach", "n_layer=1..2", "--trials", 0)
+    process = start(place, "--serach", "n_layer=1..2", "--trials", 0)
     out, err = process.communicate(timeout=120)
     assert_refused(subprocess.CompletedProcess([], process.returncode, out, err), "--search", "--trials 0")

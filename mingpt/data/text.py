@@ -17,7 +17,7 @@ import numpy as np
 from mingpt import files
 from mingpt.data.examples import Data, EpochSampler
 from mingpt.data.sources import cache_folder, find_documents, read_chunks
-from mingpt.data.tokenizer import TOKENIZERS, Tokenizer, split_between_words
+from mingpt.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer, split_between_words
 from mingpt.errors import UserError
 
 EVALUATION_TOKENS = 1 << 18  # a larger validation part is evaluated on a sample of about so many
@@ -29,8 +29,7 @@ def load_text(data: str, tokenizer: Tokenizer | str, vocab_size: int | None = No
     name, documents = find_documents(data)
     corpus = Corpus(documents)
     if isinstance(tokenizer, str):
-        pieces = (itertools.chain.from_iterable(corpus.texts(part)) for part in corpus.bounds)
-        tokenizer = TOKENIZERS[tokenizer](*pieces, vocab_size)
+        tokenizer = learn_tokenizer(corpus, tokenizer, vocab_size)
     try:
         train, validation = (tokenize(corpus, tokenizer, part) for part in corpus.bounds)
     except UserError as error:  # a character that the tokenizer lacks
@@ -38,6 +37,15 @@ def load_text(data: str, tokenizer: Tokenizer | str, vocab_size: int | None = No
     if len(validation) < 2:
         raise UserError(f"--data {data}: is too short ({len(train) + len(validation)} tokens)")
     return Data(name, corpus.sha256, tokenizer, train, validation, tokens=len(train))
+
+
+def learn_tokenizer(corpus: Corpus, name: str, vocab_size: int | None) -> Tokenizer:
+    """The tokenizer of that name for a corpus, cached: learning BPE takes seconds, and a study needs it many times."""
+    folder = cache_folder() / f"tokenizer-{corpus.sha256[:16]}-{name}-{vocab_size}"
+    if not (folder / "tokenizer_config.json").exists():  # written last
+        pieces = (itertools.chain.from_iterable(corpus.texts(part)) for part in corpus.bounds)
+        TOKENIZERS[name](*pieces, vocab_size).save(folder)
+    return load_tokenizer(folder)
 
 
 class Corpus:

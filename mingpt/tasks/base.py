@@ -70,10 +70,11 @@ class Task(abc.ABC):
     def report(self, model: nn.Module, folder: Path) -> list[str]:
         """Lines for the end of a run: what the model does, and as the last one the command that uses it."""
 
-    def objective(self, metrics: dict[str, float]) -> float:
+    @classmethod
+    def objective(cls, metrics: dict[str, float]) -> float:
         """The metric as a value to minimize, by which the best checkpoint and the best trial are chosen."""
         # not val_loss, where an overconfident classifier loses while its accuracy improves (tests/benchmarks/LOG.md)
-        return 1 - metrics[self.metric] if self.higher_is_better else metrics[self.metric]
+        return 1 - metrics[cls.metric] if cls.higher_is_better else metrics[cls.metric]
 
 
 def default_of(task: type[Task], asked: Training, name: str) -> Any:

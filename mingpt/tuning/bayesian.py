@@ -1,116 +1,143 @@
-"""Bayesian optimization: where the expected improvement under a Gaussian process of the values so far is largest."""
+"""Bayesian optimization: the next configuration, and what the trials so far say of all others.
+
+Notation, beside that of gp.py:
+
+    y        (n,) values of the trials; lower is better
+    tau      (n,) standard deviation of a value that is a forecast; 0 where it was measured
+    b, s     the lowest value, and a scale
+
+A loss has a long upper tail: most of its range is in settings that nobody wants. A warp magnifies differences near
+the lowest value,
+
+    z = (g(y) - mean) / deviation,    g(y) = ln((y - b) / s + 1)  or  g(y) = y
+
+with s the median distance to b or a tenth of it. The likelihood of y decides, which is that of z times the product
+of dz/dy (Snelson et al. 2003, "Warped Gaussian processes").
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mingpt.tuning.acquisition import maximise
-from mingpt.tuning.evidence import WARPS, Evidence, gather, warped
+from mingpt.tuning.acquisition import maximize, sobol
 from mingpt.tuning.gp import GP, fit
-from mingpt.tuning.points import distinct, generator, seen_points
-from mingpt.tuning.sequence import evenly
+from mingpt.tuning.pruning import final_value
 from mingpt.tuning.space import Space
 from mingpt.tuning.trial import Trial
 
-FRESH = 40  # up to so many values the hyperparameters are found from scratch for each suggestion
-REFIT_EVERY = 10  # beyond, when the number of values is a multiple of this
-UPDATES = 5  # iterations that bring older hyperparameters up to date,
-UPDATED_BY = 100  # over at most so many values
-# Every third suggestion is made without a warp: a warp sees little but the neighbourhood of the best value, and
-# some runs would never leave the first valley they come to (tests/benchmarks/LOG.md).
+WARPS = (None, 1.0, 0.1)  # s as a multiple of the median distance to b; None: no warp
+PER_KIND = 100  # of a long history count so many best trials, and so many newest
+FEW, MANY = 30, 60  # values to which the hyperparameters are fitted under each warp, and then under the likeliest
+# Every third suggestion is made without a warp: with one, the search sees little but the neighborhood of the
+# incumbent, and some runs never leave the first local minimum (tests/benchmarks/LOG.md).
 PLAIN_EACH = 3
 
 
-def suggest(space: Space, history: list[Trial], seed: int, number: int) -> dict[str, Any] | None:
-    """Where the logarithm of the expected improvement is largest under a Gaussian process of the values so far.
+@dataclass(frozen=True)
+class Posterior:
+    """What the trials say of the value at any point."""
 
-    The first few trials are evenly spread, as the process needs something to begin with.
+    gp: GP
+    unwarp: Callable[[np.ndarray], np.ndarray]
+
+    def values(self, X: np.ndarray, deviations: float = 0.0) -> np.ndarray:
+        """The median (m,) at X (m, D), or the value so many standard deviations above it, in the unit of y."""
+        mu, variance = self.gp.predict(X)
+        return self.unwarp(mu + deviations * np.sqrt(np.maximum(variance, 0)))
+
+
+def suggestions(space: Space, trials: list[Trial], seed: int, number: int) -> Iterator[dict[str, Any]]:
+    """Configurations with a large expected improvement, the largest first; a Sobol point while little is known."""
+    D, n = len(space.names), len(trials)
+    warps = WARPS[:1] if number % PLAIN_EACH == 0 else WARPS
+    known = posterior(space, trials, warps) if n >= max(4, D + 1) else None
+    if known is None:
+        yield space.config(sobol(n + 1, D, np.random.default_rng(seed))[n])
+        return
+    gp = known.gp
+    running = points(space, [trial for trial in trials if trial.state == "running"])
+    if len(running):  # their values are taken to be what is expected: "Kriging believer" (Ginsbourger et al. 2010)
+        z, tau2 = np.append(gp.z, gp.predict(running)[0]), np.append(gp.tau2, np.zeros(len(running)))
+        gp = GP(np.concatenate([gp.U, running]), z, gp.is_category, gp.theta, tau2)
+    yield from map(space.config, maximize(gp, gp.z.min(), space, np.random.default_rng([seed, number])))
+
+
+def posterior(space: Space, trials: list[Trial], warps: Sequence[float | None] = WARPS) -> Posterior | None:
+    """The posterior given the trials, under the likeliest warp; None with fewer than 3 values, or equal ones."""
+    U, y, tau = evidence(space, trials)
+    is_value = np.isfinite(y)
+    if is_value.sum() < 3 or np.ptp(y[is_value]) == 0:
+        return None
+    y[~is_value] = y[is_value].max()  # failed: the search avoids the neighborhood, but may come near
+    few, many = representatives(y, FEW), representatives(y, MANY)
+    ratio, theta = likeliest(U[few], y[few], tau[few], space.is_category, warps)
+    z, slope, unwarp = warped(y, ratio)
+    tau2 = (tau * slope) ** 2
+    theta, _ = fit(U[many], z[many], space.is_category, tau2[many], theta)
+    return Posterior(GP(U, z, space.is_category, theta, tau2), unwarp)
+
+
+def evidence(space: Space, trials: list[Trial]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U (n, D), y (n,) and tau (n,) of the trials that have ended; y of a failed one is nan.
+
+    Of more than 2 PER_KIND those count that have the lowest values, and the newest.
     """
-    rng = generator(seed, number)
-    seen = seen_points(space, history)
-    evidence = gather(space, history)
-    if len(seen) < first_trials(space) or len(np.unique(evidence.y)) < 2:
-        points = evenly(2 * len(seen) + 1, len(space.names), np.random.default_rng(seed))
-        return distinct(space, space.snap(points[len(seen) :]), seen, rng)
-
-    model, _ = posterior(space, evidence, is_plain=number % PLAIN_EACH == 0)
-    best = model.z.min()
-    if len(evidence.pending):  # what they are expected to become (Ginsbourger et al. 2010, "Kriging believer")
-        believed, _ = model.predict(evidence.pending)
-        best = min(best, believed.min())
-        U, z = np.concatenate([model.U, evidence.pending]), np.concatenate([model.z, believed])
-        extra = np.concatenate([model.extra, np.zeros(len(believed))])
-        model = GP(U, z, space.is_category, model.theta, extra=extra)
-    u = maximise(model, best, space, seen, rng)
-    return None if u is None else space.config(u)
+    ended = [trial for trial in trials if trial.state != "running"]
+    older, newest = ended[:-PER_KIND], ended[-PER_KIND:]
+    older = sorted(older, key=lambda t: {"done": t.value, "stopped": t.lowest}.get(t.state, np.inf))[:PER_KIND]
+    ended = sorted(older + newest, key=lambda t: t.number)
+    done = [trial for trial in ended if trial.state == "done"]
+    best = min((trial.value for trial in done), default=-np.inf)
+    y, tau = np.full(len(ended), np.nan), np.zeros(len(ended))
+    for i, trial in enumerate(ended):
+        if trial.state == "done":
+            y[i] = trial.value
+        elif trial.state == "stopped":
+            value, tau[i] = final_value(trial.curve, done)
+            y[i] = max(value, best)  # a forecast is never the incumbent
+    return points(space, ended), y, tau
 
 
-def posterior(space: Space, evidence: Evidence, is_plain: bool = False) -> tuple[GP, float | None]:
-    """What is believed after the evidence, failed trials among it, and the warp of the values; none if is_plain."""
-    U, y, tau = with_failures(evidence)
-    warp, theta = likeliest(U, y, tau, space.is_category, is_plain)
-    z, slope, _ = warped(y, warp)
-    return GP(U, z, space.is_category, theta, extra=(tau * slope) ** 2), warp
+def points(space: Space, trials: list[Trial]) -> np.ndarray:
+    """The points (n, D) of the configurations of trials."""
+    return np.array([space.point(trial.config) for trial in trials]).reshape(len(trials), len(space.names))
 
 
-def first_trials(space: Space) -> int:
-    """Evenly spread trials before the model is asked."""
-    return max(4, len(space.names) + 1)
-
-
-def with_failures(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Failed trials among the others, as bad as the worst of them: the search keeps away, and may come near."""
-    failed = len(evidence.failed)
-    U = np.concatenate([evidence.U, evidence.failed])
-    y = np.concatenate([evidence.y, np.full(failed, evidence.y.max())])
-    return U, y, np.concatenate([evidence.tau, np.zeros(failed)])
+def representatives(y: np.ndarray, most: int) -> np.ndarray:
+    """Which values stand for all, at most so many: half of them the best, the others evenly from better to worse."""
+    n, half = len(y), most // 2
+    ranks = np.append(np.arange(half), np.linspace(half, n - 1, most - half).astype(int)) if n > most else np.arange(n)
+    return np.sort(np.argsort(y)[ranks])
 
 
 def likeliest(
-    U: np.ndarray, y: np.ndarray, tau: np.ndarray, is_category: np.ndarray, is_plain: bool = False
+    U: np.ndarray, y: np.ndarray, tau: np.ndarray, is_category: np.ndarray, warps: Sequence[float | None]
 ) -> tuple[float | None, np.ndarray]:
-    """The likeliest warp, or none if is_plain, and the theta that goes with it.
-
-    Of few values they are found from scratch. Of many they are found for a part, when their number is a
-    multiple of REFIT_EVERY, and brought up to date with a few iterations over more: a function of the
-    values alone, like the rest, and quick.
-    """
-    n = len(y) if len(y) <= FRESH else len(y) - len(y) % REFIT_EVERY
-    part = part_of(y[:n], FRESH)
-    found = hyperparameters(key(U[part]), key(y[part]), key(tau[part]), tuple(is_category))
-    warp = None if is_plain else next(iter(found))
-    theta = np.array(found[warp])
-    if len(y) > FRESH:
-        z, slope, _ = warped(y, warp)
-        part = part_of(y, UPDATED_BY)
-        theta, _ = fit(U[part], z[part], is_category, (tau * slope)[part] ** 2, theta, UPDATES)
-    return warp, theta
+    """The warp under which y is likeliest, and the theta fitted to it."""
+    results = []
+    for ratio in warps:
+        z, slope, _ = warped(y, ratio)
+        theta, loss = fit(U, z, is_category, (tau * slope) ** 2)
+        results.append((loss - np.log(slope).sum(), ratio, theta))
+    _, ratio, theta = min(results, key=lambda result: result[0])
+    return ratio, theta
 
 
-def part_of(y: np.ndarray, most: int) -> np.ndarray:
-    """Which values, at most so many, stand for all: the best, and others evenly from the better to the worse."""
-    if len(y) <= most:
-        return np.arange(len(y))
-    best = most // 2
-    rest = np.linspace(best, len(y) - 1, most - best).astype(int)
-    return np.sort(np.argsort(y)[np.concatenate([np.arange(best), rest])])
+def warped(y: np.ndarray, ratio: float | None) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """z (n,), dz/dy (n,), and the function from z back to y; s is `ratio` of the median distance to b."""
+    b, span = y.min(), np.ptp(y)
+    g, slope, s = (y - b) / span, np.full(len(y), 1 / span), 0.0  # in units of the span, so that no square overflows
+    if ratio is not None:
+        s = ratio * np.median(g[g > 0])
+        g, slope = np.log(g / s + 1), slope / (g + s)
+    mean, deviation = g.mean(), g.std()
 
+    def unwarp(z: np.ndarray) -> np.ndarray:
+        g = mean + deviation * z
+        return b + span * (g if ratio is None else s * np.expm1(g))
 
-@lru_cache(maxsize=4)
-def hyperparameters(U: tuple, y: tuple, tau: tuple, is_category: tuple) -> dict[float | None, tuple]:
-    """Each warp with its theta, the likeliest first."""
-    U, y, tau = np.array(U), np.array(y), np.array(tau)
-    found = []
-    for warp in WARPS:
-        z, slope, log_slope = warped(y, warp)
-        theta, negative = fit(U, z, np.array(is_category), (tau * slope) ** 2)
-        found.append((negative - log_slope, warp, tuple(theta)))
-    return {warp: theta for _, warp, theta in sorted(found, key=lambda entry: entry[0])}
-
-
-def key(array: np.ndarray) -> tuple:
-    """An array as something that a cache can look up."""
-    return tuple(map(tuple, array)) if array.ndim == 2 else tuple(array)
+    return (g - mean) / deviation, slope / deviation, unwarp

@@ -1,29 +1,30 @@
-"""A Gaussian process: from values at a few points, what is believed of the value at any other.
+"""Gaussian process regression with a product of Matern-5/2 kernels.
 
 Notation:
 
-    U        (n, D) points of the unit cube that were tried
-    y        (n,) their values; z: the same, warped and standardised
-    d_d      |u_d - u'_d|, the distance of two points along dimension d; 0 or 1 where d is a category
-    ell, s2    (D,) lengthscales: how far along each dimension values stay alike; variance of the process
-    c        how much a dimension says by itself, 1/c -> 0: only all together
-    nu       variance of the noise in z
-    theta    (ln ell, ln s2, ln nu, ln c): the hyperparameters, all found by the data
-    K        (n, n) covariance of the values at U, noise on the diagonal;  K = L L'
-    m        the mean of the process, a constant
+    U, X     (n, D), (m, D) points of the unit cube: those with values, those to predict
+    z        (n,) standardized values at U;  tau2 (n,) known part of their variance
+    delta    (D, n, m) differences u_d - u'_d of two points; where d is a category, 0 if equal and 1 if not
+    ell      (D,) length scales;  s2 signal variance;  nu noise variance
+    w        weight of the dimensions: near 0 their effects add up, at 1 the kernel is the plain product
+    theta    (D + 3,) the hyperparameters: ln ell, ln s2, ln nu, logit w
+    K        (n, n) covariance of z, noise on the diagonal;  K = L L' (Cholesky)
 
-The kernel is a product over the dimensions of Matern-5/2 kernels (Rasmussen and Williams 2006, equation
-4.17), each with a constant beside it, so that it has additive terms of every order (Duvenaud et al. 2011):
+The kernel is a product of Matern-5/2 kernels M (Rasmussen and Williams 2006, equation 4.17), each added to a constant,
+which gives additive terms of every order (Duvenaud et al. 2011):
 
-    k(u, u') = s2 prod_d (1 + c M(d_d / ell_d)) / (1 + c)^D,    M(r) = (1 + a + a^2/3) exp(-a),  a = sqrt(5) r
+    k(u, u') = s2 prod_d F_d,    F_d = 1 - w + w M(r_d),    r_d = |delta_d| / ell_d
+    M(r) = (1 + a + a^2 / 3) exp(-a),    M'(r) = -5/3 r (1 + a) exp(-a),    a = sqrt(5) r
+    d ln k / d r_d = w M'(r_d) / F_d,    d ln k / d logit w = sum_d (1 - w) (1 - 1 / F_d)
 
-The mean is the generalised least squares one, m = 1'K^-1 z / 1'K^-1 1, and the posterior at u, with k the
-covariances of u with U (Rasmussen and Williams, equations 2.25 and 2.26):
+The mean is constant, estimated by generalized least squares. With k the covariances of u with U, the posterior at u
+is normal (Rasmussen and Williams, equations 2.25 and 2.26) with
 
-    mu = m + k' alpha,    alpha = K^-1 (z - m),    sigma^2 = k(u, u) - k' K^-1 k
+    mean = 1' K^-1 z / 1' K^-1 1,    alpha = K^-1 (z - mean)
+    mu = mean + k' alpha,    sigma^2 = s2 - k' K^-1 k
 
-theta maximises the likelihood of z times a prior. With W = alpha alpha' - K^-1 the derivative of the log
-likelihood along any theta_i is tr(W dK/dtheta_i) / 2 (equation 5.9); that m follows theta adds nothing.
+theta maximizes its posterior density. With W = alpha alpha' - K^-1 the derivative of the log marginal likelihood
+along theta_i is tr(W dK / d theta_i) / 2 (equation 5.9); that the mean depends on theta adds nothing.
 """
 
 from __future__ import annotations
@@ -32,51 +33,59 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotri, dpotrs
 from scipy.optimize import minimize
+from scipy.special import expit
 
 SQRT5 = math.sqrt(5)
-# Added to the diagonal whatever nu is. A floor of 1e-6 costs Branin, which has no noise, a factor of five
-# in regret; below 1e-8 the Cholesky decomposition begins to fail.
+# Added to the diagonal. 1e-6 multiplies the regret on Branin by five; below 1e-8 the decomposition begins to fail.
 JITTER = 1e-8
-# Of ln l, ln s2, ln nu, ln c. Wide enough that the prior decides, not they.
-BOUNDS = ((math.log(0.03), math.log(30)), (-5.0, 5.0), (-18.0, 0.0), (-6.0, 6.0))
-START = (0.0, 0.0, math.log(1e-3), 0.0)
+# Bounds and start of ln ell, ln s2, ln nu, logit w. The bounds are wide enough for the prior to decide.
+BOUNDS = [(math.log(0.03), math.log(30)), (-5.0, 5.0), (-18.0, 0.0), (-6.0, 6.0)]
+START = [0.0, 0.0, math.log(1e-3), 0.0]
 
 
-def distances(U: np.ndarray, V: np.ndarray, is_category: np.ndarray) -> np.ndarray:
-    """(D, n, m): how far apart along each dimension the points U (n, D) and V (m, D) are."""
-    difference = np.abs(U.T[:, :, None] - V.T[:, None, :])
-    difference[is_category] = difference[is_category] > 1e-9
-    return difference
-
-
-def matern(r: np.ndarray) -> np.ndarray:
-    """The Matern-5/2 kernel at a distance of r lengthscales."""
-    a = SQRT5 * r
-    return (1 + a + a * a / 3) * np.exp(-a)
+def differences(U: np.ndarray, V: np.ndarray, is_category: np.ndarray) -> np.ndarray:
+    """delta (D, n, m) of the points U (n, D) and V (m, D)."""
+    delta = U.T[:, :, None] - V.T[:, None, :]
+    delta[is_category] = np.abs(delta[is_category]) > 1e-9
+    return delta
 
 
 def unpack(theta: np.ndarray) -> tuple[np.ndarray, float, float, float]:
-    """l (D,), s2, nu and c."""
-    return np.exp(theta[:-3]), math.exp(theta[-3]), math.exp(theta[-2]), math.exp(theta[-1])
+    """ell (D,), s2, nu and w."""
+    return np.exp(theta[:-3]), math.exp(theta[-3]), math.exp(theta[-2]), float(expit(theta[-1]))
 
 
-def covariance(d: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """k for distances d (D, ...): an array of the shape behind D."""
-    ell, s2, _, c = unpack(theta)
-    k = np.full(d.shape[1:], s2)
-    for its, length in zip(d, ell, strict=True):  # one after the other, since all at once leave the processor's cache
-        k *= (1 + c * matern(its / length)) / (1 + c)
-    return k
+def kernel(delta: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """k (...), r (D, ...) and F (D, ...) for delta (D, ...), whose trailing shape is any."""
+    ell, s2, _, w = unpack(theta)
+    r = (np.abs(delta).T / ell).T
+    a = SQRT5 * r
+    F = 1 - w + w * (1 + a + a * a / 3) * np.exp(-a)
+    return s2 * F.prod(0), r, F
+
+
+def kernel_slope(r: np.ndarray, F: np.ndarray, w: float) -> np.ndarray:
+    """d ln k / d r (D, ...)."""
+    a = SQRT5 * r
+    return -5 / 3 * w * r * (1 + a) * np.exp(-a) / F
+
+
+def regress(K: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """L (n, n), the generalized least squares mean, and alpha (n,)."""
+    L = np.linalg.cholesky(K)
+    solved, _ = dpotrs(L, np.stack([np.ones_like(z), z], axis=1), lower=True)  # K^-1 (1, z)
+    mean = float(solved[:, 1].sum() / solved[:, 0].sum())
+    return L, mean, solved[:, 1] - mean * solved[:, 0]
 
 
 def negative_log_prior(theta: np.ndarray) -> tuple[float, np.ndarray]:
     """-ln p(theta) up to a constant, and its gradient.
 
-    Lengthscales neither much below the cube's width nor far above it, two-sided as in Optuna's GP;
-    s2 ~ Gamma(2, 1); nu ~ Gamma(0.1, 30), which prefers none; ln c ~ N(0, 2^2).
+    The density of ell falls off on both sides of the cube's width, as in Optuna's GP; s2 ~ Gamma(2, 1);
+    nu ~ Gamma(0.1, 30), which prefers little noise; logit w ~ N(0, 2^2).
     """
     ell, s2, nu, _ = unpack(theta)
     value = (0.1 * (ell**2 + ell**-2)).sum() - theta[-3] + s2 - 0.1 * theta[-2] + 30 * nu + theta[-1] ** 2 / 8
@@ -85,107 +94,72 @@ def negative_log_prior(theta: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def negative_log_posterior(
-    theta: np.ndarray, d: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], z: np.ndarray, extra: np.ndarray
+    theta: np.ndarray, delta: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], z: np.ndarray, tau2: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """-ln p(z | theta) - ln p(theta) and its gradient.
-
-    d (D, p) holds the distances of the p pairs of points, i > j; extra (n,) is added to the noise of
-    single points. A theta whose K is not positive definite is infinitely bad.
-    """
-    n, D = len(z), len(d)
-    ell, s2, nu, c = unpack(theta)
-    r = d / ell[:, None]
-    a = SQRT5 * r
-    e = np.exp(-a)
-    F = 1 + c * (1 + a + a * a / 3) * e  # (D, p)
-    k = s2 * F.prod(0) / (1 + c) ** D  # (p,)
-    K = np.zeros((n, n))
-    K[pairs] = k  # the lower triangle, all that is read
-    K[np.diag_indices(n)] = s2 + nu + JITTER + extra
-    L, failed = dpotrf(K, lower=True)
-    if failed:
+    """-ln p(z | theta) - ln p(theta) and its gradient; delta (D, p) of the pairs of points below the diagonal of K."""
+    n = len(z)
+    _, s2, nu, w = unpack(theta)
+    k, r, F = kernel(delta, theta)
+    K = np.diag(s2 + nu + JITTER + tau2)
+    K[pairs] = k  # the lower triangle is enough
+    try:
+        L, mean, alpha = regress(K, z)
+    except np.linalg.LinAlgError:  # not positive definite: the line search takes a shorter step
         return np.inf, np.zeros_like(theta)
-    inverse, _ = dpotri(L, lower=True)
-    inverse[pairs[::-1]] = inverse[pairs]
-    ones = inverse.sum(0)
-    z = z - ones @ z / ones.sum()
-    alpha = inverse @ z
-    value = 0.5 * z @ alpha + np.log(np.diag(L)).sum() + 0.5 * n * math.log(2 * math.pi)
+    value = 0.5 * (z - mean) @ alpha + np.log(np.diag(L)).sum() + 0.5 * n * math.log(2 * math.pi)
 
-    A = (alpha[pairs[0]] * alpha[pairs[1]] - inverse[pairs]) * k  # W o K over the pairs
-    trace = alpha @ alpha - np.trace(inverse)  # of W
-    by_l = (5 / 3) * c * ((1 + a) * e * r * r / F) @ A
-    by_s2 = A.sum() + 0.5 * s2 * trace
-    by_nu = 0.5 * nu * trace
-    by_c = A @ ((1 - 1 / F).sum(0) - D * c / (1 + c))
+    W = np.outer(alpha, alpha) - dpotri(L, lower=True)[0]  # the lower triangle
+    A = W[pairs] * k  # tr(W dK) / 2 is the sum of A d ln k, and half of the diagonal's
+    by_ell = -(kernel_slope(r, F, w) * r) @ A
+    by_s2, by_nu = A.sum() + 0.5 * s2 * np.trace(W), 0.5 * nu * np.trace(W)
+    by_w = ((1 - w) * (1 - 1 / F)).sum(0) @ A
     prior, gradient = negative_log_prior(theta)
-    return value + prior, gradient - np.concatenate([by_l, [by_s2, by_nu, by_c]])
+    return value + prior, gradient - np.concatenate([by_ell, [by_s2, by_nu, by_w]])
 
 
 def fit(
-    U: np.ndarray,
-    z: np.ndarray,
-    is_category: np.ndarray,
-    extra: np.ndarray | float = 0.0,
-    start: np.ndarray | None = None,
-    iterations: int = 60,
+    U: np.ndarray, z: np.ndarray, is_category: np.ndarray, tau2: np.ndarray, start: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """The most probable theta for values z (n,) at U (n, D), and its negative log posterior."""
-    n, D = U.shape
-    pairs = np.tril_indices(n, -1)
-    d = distances(U, U, is_category)[:, pairs[0], pairs[1]]
-    start = np.concatenate([np.full(D, START[0]), START[1:]]) if start is None else start
-    found = minimize(
-        negative_log_posterior,
-        start,
-        (d, pairs, z, extra),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[BOUNDS[0]] * D + list(BOUNDS[1:]),
-        options=dict(maxiter=iterations, gtol=1e-2, ftol=1e-6),
-    )
-    return found.x, float(found.fun)
+    """The theta with the highest posterior density for z (n,) at U (n, D), and -ln of that density."""
+    D, pairs = U.shape[1], np.tril_indices(len(z), -1)
+    data = differences(U, U, is_category)[:, pairs[0], pairs[1]], pairs, z, tau2
+    start = [START[0]] * D + START[1:] if start is None else start
+    bounds = [BOUNDS[0]] * D + BOUNDS[1:]
+    options = {"maxiter": 60, "gtol": 1e-2, "ftol": 1e-4}
+    result = minimize(negative_log_posterior, start, data, "L-BFGS-B", jac=True, bounds=bounds, options=options)
+    return result.x, float(result.fun)
 
 
 @dataclass
 class GP:
-    """The posterior given values z (n,) at points U (n, D), with everything that predictions reuse."""
+    """The posterior given values z (n,) at points U (n, D), and what all predictions share."""
 
     U: np.ndarray
     z: np.ndarray
     is_category: np.ndarray
     theta: np.ndarray
-    extra: np.ndarray | float = 0.0
+    tau2: np.ndarray
 
     def __post_init__(self) -> None:
-        n = len(self.z)
-        _, _, nu, _ = unpack(self.theta)
-        K = covariance(distances(self.U, self.U, self.is_category), self.theta)
-        K[np.diag_indices(n)] += nu + JITTER + self.extra
-        self.L = cholesky(K, lower=True, check_finite=False)
-        ones = cho_solve((self.L, True), np.ones(n), check_finite=False)  # K^-1 1
-        self.mean = float(ones @ self.z / ones.sum())
-        self.alpha = cho_solve((self.L, True), self.z - self.mean, check_finite=False)
+        k, _, _ = kernel(differences(self.U, self.U, self.is_category), self.theta)
+        K = k + np.diag(unpack(self.theta)[2] + JITTER + self.tau2)
+        self.L, self.mean, self.alpha = regress(K, self.z)
 
     def predict(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """mu (m,) and sigma^2 (m,), without noise, at X (m, D)."""
-        k = covariance(distances(X, self.U, self.is_category), self.theta)  # (m, n)
-        v = solve_triangular(self.L, k.T, lower=True, check_finite=False)
-        return self.mean + k @ self.alpha, math.exp(self.theta[-3]) - (v * v).sum(0)
+        k, _, _ = kernel(differences(self.U, X, self.is_category), self.theta)  # (n, m)
+        v = solve_triangular(self.L, k, lower=True, check_finite=False)
+        return self.mean + self.alpha @ k, unpack(self.theta)[1] - (v * v).sum(0)
 
     def predict_with_gradient(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """mu (m,), sigma^2 (m,) and their gradients by u (m, D) each; a category's is 0."""
-        ell, s2, _, c = unpack(self.theta)
-        difference = X.T[:, :, None] - self.U.T[:, None, :]  # (D, m, n)
-        r = distances(X, self.U, self.is_category) / ell[:, None, None]
-        a = SQRT5 * r
-        e = np.exp(-a)
-        F = 1 + c * (1 + a + a * a / 3) * e
-        k = s2 * F.prod(0) / (1 + c) ** len(ell)  # (m, n)
-        slope = -(5 / 3) * c * (1 + a) * e * difference / (ell * ell)[:, None, None] / F  # d ln k / du_d
-        slope[self.is_category] = 0
-        v = solve_triangular(self.L, k.T, lower=True, check_finite=False)  # (n, m)
-        weights = solve_triangular(self.L, v, lower=True, trans=1, check_finite=False).T  # (m, n): K^-1 k
-        mu_gradient = np.einsum("dmn,mn->md", slope, k * self.alpha)
-        variance_gradient = -2 * np.einsum("dmn,mn->md", slope, k * weights)
-        return self.mean + k @ self.alpha, s2 - (v * v).sum(0), mu_gradient, variance_gradient
+        """mu (m,), sigma^2 (m,) and their gradients (m, D) by u; 0 along a category."""
+        ell, s2, _, w = unpack(self.theta)
+        delta = differences(self.U, X, self.is_category)
+        k, r, F = kernel(delta, self.theta)
+        by_u = -kernel_slope(r, F, w) * np.sign(delta) / ell[:, None, None]  # d ln k / du_d (D, n, m)
+        by_u[self.is_category] = 0
+        v = solve_triangular(self.L, k, lower=True, check_finite=False)
+        solved = solve_triangular(self.L, v, lower=True, trans=1, check_finite=False)  # K^-1 k
+        by_mu = np.einsum("dnm,nm->md", by_u, k * self.alpha[:, None])
+        by_variance = -2 * np.einsum("dnm,nm->md", by_u, k * solved)
+        return self.mean + self.alpha @ k, s2 - (v * v).sum(0), by_mu, by_variance

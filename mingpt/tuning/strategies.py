@@ -1,47 +1,62 @@
-"""How the next configuration is chosen: grid, random, gp.
+"""Strategies, which choose the next configuration from space, seed, earlier trials and the new trial's number."""
 
-Each strategy is a function of the space, the history, a seed and the number of the trial, and of nothing
-else: a study that is stopped and taken up again goes on with the same trials.
-"""
+from collections.abc import Iterator
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
+import numpy as np
 
 from mingpt.errors import UserError
-from mingpt.tuning.points import first_unseen, generator, seen_points
 from mingpt.tuning.space import Space
 from mingpt.tuning.trial import Trial
 
 
-def grid(space: Space, history: list[Trial], seed: int, number: int) -> dict[str, Any] | None:
-    """Every configuration, one after the other, the last parameter varying fastest."""
-    tried = [trial.config for trial in history]
-    return next((config for config in space.configurations() if config not in tried), None)
+class Strategy:
+    """Suggests the first of its proposals that was not tried; in general all configurations in order."""
+
+    def __init__(self, space: Space, seed: int):
+        self.space, self.seed, self.tried, self.n = space, seed, set(), 0
+        self.rest = iter(()) if space.size is None else space.configurations()
+        self.first = next(self.rest, None)  # the first in order that may be new
+
+    def suggest(self, trials: list[Trial], number: int) -> dict | None:
+        """The configuration of trial `number` after the given ones; None where the space is used up."""
+        self.tried.update(self.space.key(trial.config) for trial in trials[self.n :])
+        self.n = len(trials)
+        new = (config for config in self.proposals(trials, number) if self.space.key(config) not in self.tried)
+        return next(new, None)
+
+    def proposals(self, trials: list[Trial], number: int) -> Iterator[dict]:
+        while self.first is not None:
+            yield self.first
+            self.first = next(self.rest, None)
 
 
-def grid_size(space: Space) -> int:
-    """How many trials a grid has. Raises UserError where a parameter has no levels."""
-    if space.size is None:
-        names = [name for name, p in space.parameters.items() if p.k is None]
-        raise UserError(*(f"{name}: a grid needs levels: values such as 0.1,0.2, or a step" for name in names))
-    return space.size
+class Grid(Strategy):
+    """All configurations, the last parameter varying fastest."""
+
+    def __init__(self, space: Space, seed: int):
+        continuous = [name for name, p in space.parameters.items() if p.k is None]
+        if continuous:
+            raise UserError(*(f"{name}: a grid needs values such as 0.1,0.2, or a step" for name in continuous))
+        super().__init__(space, seed)
 
 
-def random(space: Space, history: list[Trial], seed: int, number: int) -> dict[str, Any] | None:
-    """Drawn evenly from the space, and new."""
-    u = first_unseen(space, seen_points(space, history), generator(seed, number))
-    return None if u is None else space.config(u)
+class Random(Strategy):
+    """Uniformly drawn configurations."""
+
+    def proposals(self, trials: list[Trial], number: int) -> Iterator[dict]:
+        rng = np.random.default_rng([self.seed, number])
+        yield from (self.space.config(rng.random(len(self.space.names))) for _ in range(1000))
+        yield from super().proposals(trials, number)  # where hardly any are left
 
 
-def gp(space: Space, history: list[Trial], seed: int, number: int) -> dict[str, Any] | None:
+class Bayesian(Random):
     """Bayesian optimization with a Gaussian process."""
-    from mingpt.tuning.bayesian import suggest  # here, for scipy takes a second to import
 
-    return suggest(space, history, seed, number)
+    def proposals(self, trials: list[Trial], number: int) -> Iterator[dict]:
+        from mingpt.tuning.bayesian import suggestions  # here, for scipy is slow to import
+
+        yield from suggestions(self.space, trials, self.seed, number)
+        yield from super().proposals(trials, number)
 
 
-# The configuration of trial `number`, given the trials in the space so far and a seed; None where none is left.
-Strategy = Callable[[Space, list[Trial], int, int], dict[str, Any] | None]
-STRATEGIES: dict[str, Strategy] = {"grid": grid, "random": random, "gp": gp}
+STRATEGIES: dict[str, type[Strategy]] = {"grid": Grid, "random": Random, "gp": Bayesian}

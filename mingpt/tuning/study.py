@@ -1,50 +1,34 @@
-"""A study: its trials, in one file that outlives the processes that run them.
+"""A study: asks a strategy for configurations, and keeps their trials. One process owns a study at a time.
 
-    study.sqlite     facts      the search as it was last asked for: space, strategy, seed, stopping, first
-                     trials     a row for each trial
-                     reports    a row for each point of a trial's curve
-    study.sqlite-*   parts of it that are there while it is in use, and after a kill
-    locks/NUMBER     held by the process that runs trial NUMBER
-
-What a call says is on the disk when it returns. Several processes may work on one study: a suggestion
-is made and written down in one transaction, so that each sees the trials of all the others.
-
-Killed at any moment, a study loses at most the steps since the last checkpoint of a trial's own. The
-system frees the lock of a process that died; the next to ask finds a running trial whose lock is
-free, and takes it up again with its own configuration. As a suggestion follows from the seed, the
-number and the history alone, a study of one worker has the same trials whether it was killed or not.
-
-Without a folder the same happens in memory. A folder must be on a disk of this machine: SQLite's log
-and these locks do not work over a network.
+With a journal, what a call says is in the file when it returns, and a study whose process was killed continues from
+it: a suggestion depends on the space, the seed and the trials alone, so that the study is the one it would have been.
 """
 
 from __future__ import annotations
 
-import json
+import inspect
 import math
-from collections import defaultdict
-from contextlib import closing, suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mingpt.errors import UserError
-from mingpt.tuning.evidence import inside
+from mingpt.tuning.journal import Journal
+from mingpt.tuning.parameters import Parameter
+from mingpt.tuning.pruning import PRUNERS, should_prune
 from mingpt.tuning.space import Space
-from mingpt.tuning.stopping import PRUNERS, should_stop
-from mingpt.tuning.storage import Database, Locks, StudyError
-from mingpt.tuning.strategies import STRATEGIES, grid_size
+from mingpt.tuning.strategies import STRATEGIES
 from mingpt.tuning.trial import Trial
-
-if TYPE_CHECKING:
-    import sqlite3
-
-FILE = "study.sqlite"
-ENDS = ("done", "stopped", "failed")
-ATTEMPTS = 3  # begun once, taken up again twice: what ended three processes would end a fourth
 
 
 class Study:
-    """Ask for a trial, report its curve, tell its value; all of it by one process, in one thread.
+    """Ask for a trial, report its curve, tell its value.
+
+    space     what is searched
+    strategy  a name of STRATEGIES
+    pruner    a name of PRUNERS
+    first     configurations of the first trials, in the space or not
+    journal   where the study is kept, and continued from
 
     >>> from mingpt.tuning import Choice
     >>> study = Study(Space({"x": Choice(1, 2, 3)}), strategy="grid")
@@ -59,197 +43,134 @@ class Study:
         space: Space,
         strategy: str = "gp",
         seed: int = 0,
-        stopping: str = "off",
-        folder: Path | str | None = None,
-        first: dict[str, Any] | None = None,
+        pruner: str = "none",
+        first: Sequence[dict[str, Any]] = (),
+        journal: Journal | None = None,
     ):
-        """A new study, or the one in the folder, which goes on with what is asked for now.
-
-        `first` is the configuration of trial 0, in the space or not. Afterwards `total` says how many
-        trials there were, and `counting` how many of them lie in the space. Raises UserError where an
-        argument makes no sense, StudyError where the folder cannot be used, and KeyError for a name that is
-        not in STRATEGIES or PRUNERS.
-        """
-        self.suggest, self.prune = STRATEGIES[strategy], PRUNERS[stopping]
-        self.space, self.strategy, self.seed, self.stopping, self.first = space, strategy, seed, stopping, first
-        self.folder = None if folder is None else Path(folder)
-        facts = self.facts()
-        self.locks = Locks(None if self.folder is None else self.folder / "locks")
-        self.database = Database(None if self.folder is None else self.folder / FILE, self.locks.folder)
-        self.locks.make_folder()  # after the file: where they are, a study was
-        with self.database.transaction() as db:
-            if dict(db.execute("SELECT name, value FROM facts")) != facts:
-                db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
-            trials = read_trials(db)
-        self.total = len(trials)
-        self.counting = sum(space.contains(trial.config) for trial in trials)
-
-    @classmethod
-    def open(cls, folder: Path | str) -> Study:
-        """The study in a folder, as it was last asked for. Raises StudyError where there is none."""
-        path = Path(folder) / FILE
-        if not path.exists():
-            raise StudyError(f"{path}: is missing; {folder} holds no study")
-        with closing(Database(path, Path(folder) / "locks")) as database, database.transaction() as db:
-            facts = {name: json.loads(text) for name, text in db.execute("SELECT name, value FROM facts")}
-        if not facts:
-            raise StudyError(f"{path}: is empty; {folder} holds no study")
-        return cls(Space.from_json(facts.pop("space")), **facts, folder=folder)
-
-    def facts(self) -> dict[str, str]:
-        """What was asked for, as JSON. Raises UserError where it makes no sense."""
-        if self.strategy == "grid":
-            grid_size(self.space)
-        facts = {"space": self.space.to_json(), "strategy": self.strategy, "seed": self.seed}
-        facts.update(stopping=self.stopping, first=self.first)
-        try:
-            texts = {name: json.dumps(value) for name, value in facts.items()}
-        except TypeError as error:
-            raise UserError(f"a study keeps text, numbers, true, false and null ({error})") from None
-        if {name: json.loads(text) for name, text in texts.items()} != facts:  # a tuple comes back as a list
-            raise UserError("a study keeps text, numbers, true, false and null, and another value is among these")
-        return texts
-
-    def opening(self) -> tuple[Any, ...]:
-        """What another process makes the same study of: Study(*opening)."""
-        return self.space, self.strategy, self.seed, self.stopping, self.folder, self.first
-
-    @property
-    def trials(self) -> list[Trial]:
-        """All trials by number, as they are now."""
-        with self.database.transaction("DEFERRED") as db:
-            return read_trials(db)
+        if pruner not in PRUNERS:
+            raise ValueError(f"pruner {pruner}: must be one of {', '.join(PRUNERS)}")
+        self.space, self.pruner, self.first, self.journal = space, pruner, first, journal
+        self.strategy = STRATEGIES[strategy](space, seed)
+        self.trials: list[Trial] = [] if journal is None else journal.trials
+        self.in_space = [trial for trial in self.trials if space.contains(trial.config)]
 
     @property
     def best(self) -> Trial | None:
-        """The done trial with the lowest value."""
+        """The finished trial with the lowest value."""
         return min((trial for trial in self.trials if trial.state == "done"), key=lambda t: t.value, default=None)
 
     def ask(self, limit: int | None = None) -> Trial | None:
-        """A trial to run: one whose process is gone, or else a new one.
-
-        None where the space is used up, or the study has `limit` trials.
-        """
-        held = set(self.locks.held)
-        trial = None
-        try:
-            with self.database.transaction() as db:
-                history = read_trials(db)
-                trial = self.take_up(db, history) or self.begin(db, history, limit)
-        except BaseException:
-            if trial is not None:  # Ctrl-C may have come just after it was written down
-                with suppress(StudyError):
-                    self.put_back(trial)
-            for number in set(self.locks.held) - held:
-                self.locks.free(number)
-            raise
-        return trial
-
-    def take_up(self, db: sqlite3.Connection, history: list[Trial]) -> Trial | None:
-        """The first running trial that no process runs; those begun too often become failed."""
-        for trial in history:
-            if trial.state != "running" or not self.locks.take(trial.number):
-                continue
-            if trial.attempts < ATTEMPTS:
-                trial.attempts += 1
-                db.execute("UPDATE trials SET attempts = ? WHERE number = ?", (trial.attempts, trial.number))
-                return trial
-            trial.state, trial.why = "failed", f"its process died {ATTEMPTS} times"
-            db.execute("UPDATE trials SET state = ?, why = ? WHERE number = ?", (trial.state, trial.why, trial.number))
-            self.locks.free(trial.number)
-        return None
-
-    def begin(self, db: sqlite3.Connection, history: list[Trial], limit: int | None) -> Trial | None:
-        number = len(history)
+        """A new trial to run; None where the space is used up, or the study has `limit` trials."""
+        number = len(self.trials)
         if limit is not None and number >= limit:
             return None
-        if number == 0 and self.first is not None:
-            config = dict(self.first)
-        else:
-            config = self.suggest(self.space, inside(self.space, history), self.seed, number)
+        is_first = number < len(self.first)
+        config = self.first[number] if is_first else self.strategy.suggest(self.in_space, number)
         if config is None:
             return None
         trial = Trial(number, config)
-        row = (number, json.dumps(config), trial.state, None, 0.0, trial.attempts, "")
-        db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        if not self.locks.take(number):
-            raise StudyError(f"{self.folder}: its files cannot be locked; a study needs a disk of this machine")
+        if self.journal is None:
+            self.trials.append(trial)
+        else:
+            self.journal.create_trial(self.space.parameters, trial)  # whose list of trials is ours
+        if self.space.contains(config):
+            self.in_space.append(trial)
         return trial
 
-    def report(self, trial: Trial, step: float, value: float) -> bool:
-        """A point of the trial's curve; whether it should go on. A step reported again replaces what was there."""
-        step, value = float(step), float(value)
-        if not math.isfinite(step):
-            raise ValueError(f"step {step}: is not finite")
-        self.check_is_ours(trial)
-        with self.database.transaction() as db:
-            row = (trial.number, step, math.inf if math.isnan(value) else value)  # as bad as can be, and comparable
-            db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", row)
-            if self.stopping == "off":
-                return True
-            history = read_trials(db)
-        # A trial taken up again may have reported further: it is judged as if it had not.
-        curve = [point for point in history[trial.number].curve if point[0] <= step]
-        return not should_stop(self.prune, trial.number, curve, history)
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """A point of the trial's curve, with a step above those before; whether the trial should go on."""
+        step, value = int(step), float(value)
+        value = math.inf if math.isnan(value) else value
+        if self.journal is not None:
+            self.journal.report(trial, step, value)
+        trial.curve.append((step, value))
+        return not self.should_prune(trial)
 
-    def tell(self, trial: Trial, value: float, state: str = "done", why: str = "") -> None:
-        """The end of a trial. It is failed where it should have a value, or a curve if stopped, and that is no number.
+    def should_prune(self, trial: Trial) -> bool:
+        """Whether the pruner stops the trial at the last step of its curve."""
+        return self.pruner != "none" and bool(trial.curve) and should_prune(self.pruner, trial, self.trials)
 
-        Only who asked for a trial may report and tell; ValueError otherwise.
+    def set_attribute(self, trial: Trial, name: str, value: Any) -> None:
+        if self.journal is not None:
+            self.journal.set_trial_attribute(trial, name, value)
+        trial.attributes[name] = value
+
+    def tell(self, trial: Trial, value: float = math.nan, state: str = "done", **attributes: Any) -> None:
+        """The end of a trial: "done" with a value, "stopped" with a curve, or "failed".
+
+        A trial is failed, too, where what it should have is not a finite number.
         """
-        if state not in ENDS:
-            raise ValueError(f"state {state}: {', '.join(ENDS)} are accepted")
-        value = float(value)
-        self.check_is_ours(trial)
-        with self.database.transaction() as db:
-            values = [v for (v,) in db.execute("SELECT value FROM reports WHERE number = ?", (trial.number,))]
-            if state == "done" and not math.isfinite(value):
-                state, why = "failed", why or f"its value is {value}"
-            if state == "stopped" and not any(map(math.isfinite, values)):
-                state, why = "failed", why or "none of its values is a number"
-            db.execute(
-                "UPDATE trials SET state = ?, value = ?, seconds = seconds + ?, why = ? WHERE number = ?",
-                (state, value if state == "done" else None, self.locks.seconds(trial.number), why, trial.number),
-            )
-        self.locks.free(trial.number, has_ended=True)
-
-    def put_back(self, trial: Trial) -> None:
-        """Leave a trial running, for the next that asks; not counted as an attempt, for nothing went wrong."""
-        self.check_is_ours(trial)
-        with self.database.transaction() as db:
-            db.execute(
-                "UPDATE trials SET attempts = attempts - 1, seconds = seconds + ?"
-                " WHERE number = ? AND attempts = ? AND state = 'running'",
-                (self.locks.seconds(trial.number), trial.number, trial.attempts),
-            )
-        self.locks.free(trial.number)
-
-    def check_is_ours(self, trial: Trial) -> None:
-        if trial.number not in self.locks.held:
-            raise ValueError(f"trial {trial.number} is not run by this process: it has ended, or another asked for it")
-
-    def close(self) -> None:
-        """Let go of the file and of all trials."""
-        self.locks.close()
-        self.database.close()
+        needed = {"done": float(value), "stopped": trial.lowest}.get(state)
+        if needed is not None and not math.isfinite(needed):
+            state, attributes["error"] = "failed", f"its value is {needed}"
+        for name, attribute in attributes.items():
+            self.set_attribute(trial, name, attribute)
+        trial.state, trial.value = state, float(value) if state == "done" else math.nan
+        if self.journal is not None:
+            self.journal.end_trial(trial)
 
 
-def read_trials(db: sqlite3.Connection) -> list[Trial]:
-    """All trials by number. Two queries, whatever their number."""
-    curves = defaultdict(list)
-    for number, step, value in db.execute("SELECT number, step, value FROM reports ORDER BY number, step"):
-        curves[number].append((step, value))
-    rows = db.execute("SELECT number, config, state, value, seconds, attempts, why FROM trials ORDER BY number")
-    return [
-        Trial(
-            number,
-            json.loads(config),
-            state,
-            math.nan if value is None else value,
-            curves[number],
-            math.nan if state == "running" else seconds,
-            attempts,
-            why,
-        )
-        for number, config, state, value, seconds, attempts, why in rows
-    ]
+def minimize(
+    f: Callable[..., Any],
+    space: Mapping[str, Parameter],
+    strategy: str = "gp",
+    trials: int = 30,
+    seed: int = 0,
+    pruner: str = "none",
+    folder: Path | str | None = None,
+) -> Study:
+    """Search for the lowest value of f(config), where config is a dict of a value for each parameter.
+
+    If f also takes `report`, then report(step, value) says whether to go on; where it does not, f should return at
+    once, and its trial is stopped. Where f raises an exception or returns no finite number, the trial has failed and
+    the search continues. With a folder, a study that was interrupted continues when `minimize` is called again.
+
+    >>> from mingpt.tuning import Float
+    >>> study = minimize(lambda config: (config["x"] - 0.3) ** 2, {"x": Float(0, 1)}, trials=8)
+    >>> round(study.best.config["x"], 1)
+    0.3
+    """
+    journal = None if folder is None else Journal(folder)
+    study = Study(Space(space), strategy, seed, pruner, journal=journal)
+    try:
+        for trial in [trial for trial in study.trials if trial.state == "running"]:
+            trial.curve.clear()  # it begins again
+            evaluate(study, f, trial)
+        while (trial := study.ask(trials)) is not None:
+            evaluate(study, f, trial)
+    finally:
+        if journal is not None:
+            journal.close()
+    return study
+
+
+def evaluate(study: Study, f: Callable[..., Any], trial: Trial) -> None:
+    """Call f for a trial, and tell what came of it."""
+    start, is_pruned = time.perf_counter(), False
+
+    def report(step: int, value: float) -> bool:
+        nonlocal is_pruned
+        is_pruned = is_pruned or not study.report(trial, step, value)
+        return not is_pruned
+
+    options = {"report": report} if "report" in parameters_of(f) else {}
+    value, end = math.nan, {}
+    try:
+        value = float(f(trial.config, **options))
+    except Exception as error:  # whatever f raises: the search continues
+        if not is_pruned:  # f need not return a value where it was told to stop
+            end = {"state": "failed", "error": describe(error)}
+    end = {"state": "stopped"} if is_pruned else end
+    study.tell(trial, value, **end, seconds=round(time.perf_counter() - start, 3))
+
+
+def parameters_of(f: Callable[..., Any]) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(f).parameters
+    except ValueError:  # some functions written in C do not say
+        return {}
+
+
+def describe(error: BaseException) -> str:
+    """The class and the first line of an error."""
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-Curve = list[tuple[float, float]]  # (step, value) in order of step
+Curve = list[tuple[int, float]]  # (step, value) in order of step
 
 
 @dataclass
@@ -16,8 +16,11 @@ class Trial:
     number: int  # 0, 1, 2, ...
     config: dict[str, Any]  # of JSON's values
     state: str = "running"  # then "done", "stopped" (early) or "failed"
-    value: float = math.nan  # of a trial that is done; the lower the better
-    curve: Curve = field(default_factory=list)  # inf for nan
-    seconds: float = math.nan  # of work, once it has ended; without what was lost in a kill
-    attempts: int = 1  # how often it was begun, without those that were put back
-    why: str = ""  # of a failed one, in a line
+    value: float = math.nan  # of a trial that is done; lower is better
+    curve: Curve = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)  # of JSON's values, such as "seconds" and "error"
+
+    @property
+    def lowest(self) -> float:
+        """The lowest value of the curve; nan where it is empty."""
+        return min((value for _, value in self.curve if not math.isnan(value)), default=math.nan)

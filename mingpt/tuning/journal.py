@@ -1,0 +1,154 @@
+"""A study's file: a journal of operations in the format of Optuna's JournalFileBackend, one JSON object per line.
+
+    optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend("FOLDER/journal.jsonl")))
+
+opens it while the study runs; optuna-dashboard as well. What Optuna has no place for stands in user attributes. Lines
+are only appended, each by one system call, so that a kill at any moment costs at most the line being written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mingpt import files
+from mingpt.errors import UserError
+from mingpt.tuning.parameters import Choice, Int, Parameter
+from mingpt.tuning.trial import Trial
+
+NAME = "journal.jsonl"
+CREATE_STUDY, SET_STUDY_ATTRIBUTE, CREATE_TRIAL, SET_STATE, SET_INTERMEDIATE_VALUE, SET_ATTRIBUTE = 0, 2, 4, 6, 7, 8
+MINIMIZE = 1
+STATES = {"running": 0, "done": 1, "stopped": 2, "failed": 3}  # Optuna's RUNNING, COMPLETE, PRUNED, FAIL
+STATE_NAMES = {code: name for name, code in STATES.items()}
+
+
+class Journal:
+    """The journal in a folder, which this process alone writes to until `close` or its death."""
+
+    def __init__(self, folder: Path | str, must_exist: bool = False):
+        """Read the journal, or begin one. Raises UserError where it is in use, not ours, or missing but must exist."""
+        self.path = Path(folder) / NAME
+        self.attributes: dict[str, Any] = {}
+        self.trials: list[Trial] = []
+        if (self.path.parent / "study.sqlite").exists():
+            raise UserError(f"{folder}: is a study of an older version of mingpt and cannot be resumed")
+        if must_exist and not self.path.exists():
+            raise UserError(f"{folder}: contains files and no study; name another folder")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock = files.lock(self.path.parent / "lock")
+        except BlockingIOError:
+            raise UserError(f"{folder}: is in use by another process") from None
+        content = self.path.read_bytes() if self.path.exists() else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(complete.splitlines(), start=1):
+            try:
+                self.apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                self.lock.close()
+                raise UserError(f"{self.path}, line {number}: is corrupt or not of a study ({error!r})") from None
+        if content and "mingpt" not in self.attributes:
+            self.lock.close()
+            raise UserError(f"{self.path}: is not a study of mingpt")
+        self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.ftruncate(self.file, len(complete))  # a line that a kill cut off
+        if not content:
+            self.append(CREATE_STUDY, study_name=self.path.parent.resolve().name, directions=[MINIMIZE])
+            self.set_attribute("mingpt", 1)  # the version of our attributes
+
+    def close(self) -> None:
+        os.close(self.file)
+        self.lock.close()
+
+    def append(self, op_code: int, **fields: Any) -> None:
+        """Write one operation. Raises OSError, with nothing written, where it cannot."""
+        line = (json.dumps({"op_code": op_code, "worker_id": "mingpt", **fields}) + "\n").encode()
+        size = os.fstat(self.file).st_size
+        try:
+            if os.write(self.file, line) < len(line):
+                raise OSError(28, os.strerror(28), str(self.path))  # the disk is full
+        except OSError as error:
+            os.ftruncate(self.file, size)
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """An attribute of the study."""
+        self.append(SET_STUDY_ATTRIBUTE, study_id=0, user_attr={name: value})
+        self.attributes[name] = value
+
+    def create_trial(self, parameters: Mapping[str, Parameter], trial: Trial) -> None:
+        named = {name: distribution(parameters[name], value) for name, value in trial.config.items()}
+        self.append(
+            CREATE_TRIAL,
+            study_id=0,
+            datetime_start=now(),
+            distributions={name: json.dumps(distribution) for name, (distribution, _) in named.items()},
+            params={name: value for name, (_, value) in named.items()},
+        )
+        self.trials.append(trial)
+
+    def report(self, trial: Trial, step: int, value: float) -> None:
+        self.append(SET_INTERMEDIATE_VALUE, trial_id=trial.number, step=step, intermediate_value=value)
+
+    def set_trial_attribute(self, trial: Trial, name: str, value: Any) -> None:
+        self.append(SET_ATTRIBUTE, trial_id=trial.number, user_attr={name: value})
+
+    def end_trial(self, trial: Trial) -> None:
+        """Write the state of a trial that has ended; Optuna accepts no change of it afterwards."""
+        value = {"done": trial.value, "stopped": trial.lowest}.get(trial.state)
+        values = None if value is None else [value]
+        self.append(SET_STATE, trial_id=trial.number, state=STATES[trial.state], values=values, datetime_complete=now())
+
+    def apply(self, line: dict[str, Any]) -> None:
+        """One operation, read again."""
+        op_code = line["op_code"]
+        if op_code == SET_STUDY_ATTRIBUTE:
+            self.attributes |= line["user_attr"]
+        elif op_code == CREATE_TRIAL:
+            distributions = {name: json.loads(text) for name, text in line["distributions"].items()}
+            config = {name: value_of(distributions[name], value) for name, value in line["params"].items()}
+            self.trials.append(Trial(len(self.trials), config))
+        elif op_code == SET_STATE:
+            trial = self.trials[line["trial_id"]]
+            trial.state = STATE_NAMES[line["state"]]
+            trial.value = line["values"][0] if trial.state == "done" else math.nan
+        elif op_code == SET_INTERMEDIATE_VALUE:
+            trial = self.trials[line["trial_id"]]
+            trial.curve = sorted({**dict(trial.curve), line["step"]: line["intermediate_value"]}.items())
+        elif op_code == SET_ATTRIBUTE:
+            self.trials[line["trial_id"]].attributes |= line["user_attr"]
+
+
+def distribution(parameter: Parameter, value: Any) -> tuple[dict[str, Any], Any]:
+    """A parameter as a distribution of Optuna, and the value as Optuna stores it: of a choice its index.
+
+    A value outside the parameter, as a default may be, is added to a choice.
+    """
+    if isinstance(parameter, Choice):
+        choices = list(parameter.values) if parameter.contains(value) else [*parameter.values, value]
+        index = next(i for i, each in enumerate(choices) if each == value and type(each) is type(value))
+        return {"name": "CategoricalDistribution", "attributes": {"choices": choices}}, index
+    name, step = (
+        ("IntDistribution", parameter.step or 1)
+        if isinstance(parameter, Int)
+        else ("FloatDistribution", parameter.step)
+    )
+    ends = {"low": parameter.low, "high": parameter.value(1.0)}  # the last value, where a step does not reach `high`
+    return {"name": name, "attributes": {**ends, "log": parameter.log, "step": step}}, value
+
+
+def value_of(distribution: dict[str, Any], value: Any) -> Any:
+    """The value of a parameter as Optuna stores it."""
+    if distribution["name"] == "CategoricalDistribution":
+        return distribution["attributes"]["choices"][value]
+    return int(value) if distribution["name"] == "IntDistribution" else float(value)
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="microseconds")
