@@ -28,7 +28,7 @@ from mingpt.tuning.space import Space
 
 PEER_TRIALS = 40
 OUR_TRIALS = 80
-OURS = {"gp": "off", "gp + median": "median", "gp + halving": "halving"}
+OURS = {"gp": "none", "gp + median": "median", "gp + forecast": "forecast"}
 PEERS = ("optuna-tpe + median", "optuna-tpe + hyperband")
 
 Look = Callable[[dict[str, Any]], table.Setting]
@@ -68,7 +68,7 @@ def ours(rule: str, space: Space, look_up: Look, trials: int, seed: int) -> Bill
         bill.ran(setting, len(setting.curve), setting.value)
         return setting.value
 
-    minimize(objective, space.parameters, "gp", trials, seed, stopping=rule)
+    minimize(objective, space.parameters, "gp", trials, seed, pruner=rule)
     return bill
 
 

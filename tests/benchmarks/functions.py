@@ -38,7 +38,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to minimise."""
+    """Something to minimize."""
 
     parameters: dict[str, Parameter]
     value: Callable[[Config], float]  # without noise; nan where it fails

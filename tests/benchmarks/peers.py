@@ -1,6 +1,6 @@
 """The searches that are compared: this project's, and each peer as its own documentation sets it up.
 
-    gp, random      mingpt.tuning.minimize
+    gp, random      the strategies of mingpt.tuning
     optuna-tpe      optuna.create_study().optimize: its default sampler, TPE
     optuna-gp       the same with GPSampler
     botorch         SingleTaskGP and LogExpectedImprovement, after 2 (D + 1) Sobol points as in its tutorials;
@@ -15,7 +15,7 @@ BoTorch, which has none, the worst value so far stands for it.
 
 Spaces: numbers in a list are in order, and every library is told so: an index from 0 to k - 1 to Optuna
 (suggest_int) and Hyperopt (uniformint), a level in the unit cube to BoTorch. Words are suggest_categorical, hp.choice,
-and columns of 0 and 1. BoTorch's acquisition is optimised with optimize_acqf, over each combination of words
+and columns of 0 and 1. BoTorch's acquisition is optimized with optimize_acqf, over each combination of words
 apart (optimize_acqf_mixed) where there are any, and over all settings not yet seen (optimize_acqf_discrete) where
 they can be counted; whole numbers are rounded afterwards.
 """
@@ -32,9 +32,10 @@ from typing import Any
 
 import numpy as np
 
-from mingpt.tuning import minimize
 from mingpt.tuning.parameters import Choice, Int, Parameter
 from mingpt.tuning.space import Space
+from mingpt.tuning.strategies import STRATEGIES
+from mingpt.tuning.trial import Trial
 
 Config = dict[str, Any]
 Objective = Callable[[Config], float]
@@ -42,12 +43,15 @@ Search = Callable[[Space, Objective, int, int], None]
 MOST_LISTED = 5_000  # settings of a space that BoTorch is given as a list
 
 
-def gp(space: Space, objective: Objective, trials: int, seed: int) -> None:
-    minimize(objective, space.parameters, "gp", trials, seed)
+def ours(strategy: str) -> Search:
+    def search(space: Space, objective: Objective, trials: int, seed: int) -> None:
+        chosen, history = STRATEGIES[strategy](space, seed), []
+        for number in range(trials):
+            config = chosen.suggest(history, number)
+            value = objective(config)
+            history.append(Trial(number, config, "done" if math.isfinite(value) else "failed", value))
 
-
-def random(space: Space, objective: Objective, trials: int, seed: int) -> None:
-    minimize(objective, space.parameters, "random", trials, seed)
+    return search
 
 
 # ---- Optuna ----
@@ -87,11 +91,11 @@ def optuna_config(space: Space, trial: Any) -> Config:
 
 def optuna_value(name: str, p: Parameter, trial: Any) -> Any:
     if isinstance(p, Choice):
-        if Choice.is_ordered_by_number(p.values):
+        if p.is_ordered:
             return p.values[trial.suggest_int(name, 0, p.k - 1)]
         return trial.suggest_categorical(name, p.values)
     if isinstance(p, Int):
-        return trial.suggest_int(name, p.low, p.high, step=p.grid, log=p.log)
+        return trial.suggest_int(name, p.low, p.high, step=p.step or 1, log=p.log)
     return trial.suggest_float(name, p.low, p.high, step=p.step, log=p.log)
 
 
@@ -123,7 +127,7 @@ def hyperopt_dimension(name: str, p: Parameter) -> Any:
     from hyperopt import hp
 
     if isinstance(p, Choice):
-        if Choice.is_ordered_by_number(p.values):
+        if p.is_ordered:
             return hp.uniformint(name, 0, p.k - 1)
         return hp.choice(name, p.values)
     if p.log:
@@ -137,7 +141,7 @@ def hyperopt_config(space: Space, drawn: Config) -> Config:
     config: Config = {}
     for name in space.parents_first:
         p, value = space.parameters[name], drawn[name]
-        if isinstance(p, Choice) and Choice.is_ordered_by_number(p.values):
+        if isinstance(p, Choice) and p.is_ordered:
             value = p.values[int(value)]
         elif not isinstance(p, Choice) and p.k is not None:
             value = p.value(p.coordinate(value) if p.log else float(p.at(int(value))))
@@ -233,7 +237,7 @@ def botorch_suggestion(X: np.ndarray, y: np.ndarray, columns: Columns, listed: n
     return x[0].detach().numpy()
 
 
-OURS: dict[str, Search] = {"gp": gp, "random": random}
+OURS: dict[str, Search] = {name: ours(name) for name in ("gp", "random")}
 PEERS: dict[str, Search] = {
     "optuna-tpe": optuna_tpe,
     "optuna-gp": optuna_gp,

@@ -3,7 +3,7 @@
     python tests/benchmarks/tuning.py [--seeds 20] [--trials 40] [--processes 2] [--keep]
                                       [--only branin,table] [--methods gp,optuna-tpe] [--skip speed,stopping]
 
-Every search minimises every problem of functions.py, each seed apart; peers.py says how each library is set up.
+Every search minimizes every problem of functions.py, each seed apart; peers.py says how each library is set up.
 For one problem and seed all searches run one after the other in one process of one thread, a
 different one first each time. Regret is that of the setting whose value, as the search saw it, is the lowest so
 far, without noise. On the table a query gives the mean of the setting's two seeds, always the same.
