@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shlex
 import sys
@@ -33,38 +34,33 @@ if TYPE_CHECKING:  # scipy and torch take seconds to import: --help and a mistyp
     from mingpt.tuning.trial import Trial
 
 DESCRIPTION = "Hyperparameter search over the settings of train.py. Without flags: 15 minutes on the manual in Python."
-NOT_RECORDED = ("study", "config", "workers", "dask")  # of a study: they say where and how fast, not what
-MAY_CHANGE = ("strategy", "search", "trials", "minutes", "pruner", "data")
-MODELS = 3  # of so many of the best trials the model is kept
+NOT_RECORDED = ("study", "config", "workers", "dask")  # may differ whenever a study is resumed
+MAY_CHANGE = ("strategy", "search", "trials", "minutes", "pruner", "data", "init_from")  # and are recorded anew
 
 
 def main(argv: list[str]) -> int:
     typed = cli.parse(TuneConfig, argv, "python tune.py", DESCRIPTION)
-    from mingpt.checkpoint import create_numbered
     from mingpt.tuning.journal import Journal
 
     folder = None if typed.study is None else Path(typed.study)
-    is_new = folder is None or not folder.exists() or not any(folder.iterdir())
-    with contextlib.ExitStack() as stack:
-        journal = None if is_new else stack.enter_context(contextlib.closing(open_journal(folder)))
-        asked = typed if journal is None else merge(typed, journal)
-        plan = prepare(asked)  # raises UserError before anything is written
-        if journal is None:
-            folder = folder or create_numbered(Path("out"), "tune-" + (Path(asked.data).stem or "study"))
-            journal = stack.enter_context(contextlib.closing(Journal(folder)))
-        elif journal.attributes["data_sha256"] != plan.data_sha256:
-            raise UserError(f"--data {asked.data}: is not the data that the study in {folder} began with")
+    is_new = folder is None or not folder.exists() or all(file.name == "lock" for file in folder.iterdir())
+    if is_new:
+        plan = prepare(typed)  # raises UserError before anything is written
+        journal = begin(typed, plan)
+    elif not any((folder / name).exists() for name in ("journal.jsonl", "study.sqlite")):
+        raise UserError(f"--study {folder}: contains files and no study; name another folder")
+    else:
+        journal = Journal(folder)
+    with contextlib.closing(journal):
+        asked = typed
+        if not is_new:
+            asked = merge(typed, journal)
+            plan = prepare(asked)
+            if journal.attributes["data_sha256"] != plan.data_sha256:
+                raise UserError(f"--data {asked.data}: is not the data that the study in {folder} began with")
+            for name, value in plan.attributes(asked).items():
+                journal.set_attribute(name, value)
         return run_study(asked, plan, journal)
-
-
-def open_journal(folder: Path) -> Journal:
-    """The journal of the study in a folder. Raises UserError where there is none of tune.py."""
-    from mingpt.tuning.journal import Journal
-
-    journal = Journal(folder, must_exist=True)
-    if "asked" not in journal.attributes:
-        raise UserError(f"--study {folder}: is not a study of tune.py")
-    return journal
 
 
 def merge(typed: TuneConfig, journal: Journal) -> TuneConfig:
@@ -72,16 +68,21 @@ def merge(typed: TuneConfig, journal: Journal) -> TuneConfig:
 
     Raises UserError where a flag would make new trials another thing than the old ones.
     """
-    recorded, given = TuneConfig(**journal.attributes["asked"]), typed.given()
+    if "asked" not in journal.attributes:
+        raise UserError(f"--study {typed.study}: is not a study of tune.py")
+    recorded, given = dict(journal.attributes["asked"]), typed.given()
+    if {"trials", "minutes"} & given.keys():  # either lifts the other's limit
+        recorded = {name: value for name, value in recorded.items() if name not in ("trials", "minutes")}
+    before = TuneConfig(**recorded)
     problems = [
-        f"--{name} {format_value(value)}: the study in {typed.study} has {format_value(getattr(recorded, name))}; "
+        f"--{name} {format_value(value)}: the study in {typed.study} has {format_value(getattr(before, name))}; "
         "its trials would not be comparable"
         for name, value in sorted(given.items())
-        if name not in NOT_RECORDED + MAY_CHANGE and value != getattr(recorded, name)
+        if name not in NOT_RECORDED + MAY_CHANGE and value != getattr(before, name)
     ]
     if problems:
         raise UserError(*problems)
-    return TuneConfig(**journal.attributes["asked"] | given)
+    return TuneConfig(**recorded | given)
 
 
 @dataclass(frozen=True)
@@ -92,59 +93,86 @@ class Plan:
     facts: Facts
     base: TrainConfig  # the defaults, resolved
     space: Space
+    first: list[dict[str, Any]]  # configurations
+    minutes: float | None
     description: str  # of the data
     data_sha256: str
 
+    def attributes(self, asked: TuneConfig) -> dict[str, Any]:
+        """What the journal says of the study."""
+        recorded = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_RECORDED}
+        places = {name: self.shared[name] for name in ("data", "init_from") if name in self.shared}
+        return {"asked": recorded | places, "data_sha256": self.data_sha256, "space": self.space.as_text()}
+
 
 def prepare(asked: TuneConfig) -> Plan:
-    from mingpt import objective, run
+    from mingpt import objective, pretrained, run
+    from mingpt.budget import MINUTES
     from mingpt.data.sources import absolute
     from mingpt.resolve import resolve
     from mingpt.tuning.strategies import STRATEGIES
 
+    if asked.dask and not importlib.util.find_spec("distributed"):
+        raise UserError(f'--dask {asked.dask}: needs Dask; install it with pip install -e ".[dask]"')
     space = objective.parse_space(asked.search, asked.init_from) if asked.search else None
-    given = {name: value for name, value in asked.given().items() if name in Training.model_fields and name != "config"}
-    threads = asked.threads or max(1, default_threads() // asked.workers)
-    shared = given | {"data": absolute(asked.data), "threads": threads}
     data, facts = run.read_facts(asked)
+    given = {name: value for name, value in asked.given().items() if name in Training.model_fields and name != "config"}
+    shared = given | {"data": absolute(asked.data)}
+    if asked.init_from:
+        shared["init_from"] = str(pretrained.locate(asked.init_from).resolve())
+    if not asked.dask:
+        shared["threads"] = asked.threads or default_threads(asked.workers)
     base = resolve(TrainConfig(**shared), facts)
     space = space or objective.default_space(base, facts, given)
     if both := [name for name in space.names if name in given]:
         raise UserError(*(f"--{name}: is searched and has a fixed value; leave one of the two out" for name in both))
     STRATEGIES[asked.strategy](space, asked.seed)  # raises UserError where it cannot search this space
-    task = run.load_task(asked.task)(base, data)
-    return Plan(shared, facts, base, space, task.describe(), data.sha256)
+    first = objective.first_configs(space, shared, facts)
+    is_grid = asked.strategy == "grid"
+    minutes = asked.minutes or (None if is_grid or asked.trials else MINUTES)
+    description = run.load_task(asked.task)(base, data).describe()
+    return Plan(shared, facts, base, space, first[:1] if is_grid else first, minutes, description, data.sha256)
+
+
+def begin(asked: TuneConfig, plan: Plan) -> Journal:
+    """Time the defaults, and create the study's folder."""
+    from mingpt.budget import measure
+    from mingpt.checkpoint import create_numbered
+    from mingpt.tuning.journal import Journal
+    from mingpt.tuning.loop import submit
+
+    print("timing the default settings", file=sys.stderr)
+    with executor_of(asked, 1)() as executor:  # where the trials will run
+        times = submit(executor, measure, TrainConfig(**plan.shared), plan.base, plan.minutes).result()
+    name = "tune-" + (Path(asked.data).stem or "study")
+    folder = create_numbered(Path("out"), name) if asked.study is None else Path(asked.study)
+    return Journal(folder, plan.attributes(asked) | times)
 
 
 def run_study(asked: TuneConfig, plan: Plan, journal: Journal) -> int:
-    from mingpt.budget import MINUTES, Budget
+    from mingpt.budget import Budget
     from mingpt.confirmation import confirm
-    from mingpt.objective import Objective, first_configs
+    from mingpt.objective import Objective
     from mingpt.tuning.study import Study
 
     folder = journal.path.parent
-    is_grid = asked.strategy == "grid"
-    first = first_configs(plan.space, plan.base)
-    study = Study(plan.space, asked.strategy, asked.seed, asked.pruner, first[:1] if is_grid else first, journal)
-    recorded = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_RECORDED}
-    attributes = {"asked": recorded | {"data": plan.shared["data"]}, "data_sha256": plan.data_sha256}
-    for name, value in (attributes | {"space": plan.space.as_text()}).items():
-        journal.set_attribute(name, value)
-    minutes = asked.minutes or (None if is_grid or asked.trials else MINUTES)
-    budget = Budget(TrainConfig(**plan.shared), plan.base, minutes, journal)
-    objective = Objective(plan.shared, plan.facts, folder.resolve(), budget.updates)
+    study = Study(plan.space, asked.strategy, asked.seed, asked.pruner, plan.first, journal)
+    budget = Budget(journal, plan.base, plan.minutes)
+    objective = Objective(plan.shared, plan.facts, folder.resolve() / "trials", budget.updates)
     print_header(asked, plan, study, budget)
     with cli.CtrlC("saving what is running") as ctrl_c:
         search(study, objective, asked, budget, lambda: ctrl_c.is_pressed)
-        all_threads = plan.shared | {"threads": asked.threads or default_threads()}  # as train.py will have
-        repeated = replace(objective, shared=all_threads)
-        result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: ctrl_c.is_pressed)
-    if ctrl_c.is_pressed:
+        repeated = objective  # with all threads, as train.py will have
+        if "threads" in plan.shared:
+            repeated = replace(objective, shared=plan.shared | {"threads": asked.threads or default_threads()})
+        result = None
+        if not ctrl_c.is_pressed:
+            result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: ctrl_c.is_pressed)
+        budget.save()
+    if result is None:
         print(f"resume        python tune.py --study {shlex.quote(str(folder))}")
         return cli.CANCELLED
-    if result is None:
-        raise UserError(f"{folder}: no trial has a value")
-    print_report(study, objective, plan, result)
+    print_report(study, objective, plan, budget, result)
     return 0
 
 
@@ -155,19 +183,22 @@ def executor_of(asked: TuneConfig, workers: int) -> StartExecutor:
 
 
 def print_header(asked: TuneConfig, plan: Plan, study: Study, budget: Budget) -> None:
-    trials = (
-        f"{asked.trials or study.space.size:,} trials"
-        if budget.seconds == math.inf
-        else (f"about {budget.expected_trials(asked.workers)} trials in {budget.seconds / 60:g} minutes")
-    )
+    space = study.space
+    size = math.inf if space.size is None else space.size + (not space.contains(plan.first[0]))
+    by_time = len(study.trials) + budget.expected_trials(asked.workers)
+    trials = min(size, asked.trials or math.inf)
+    trials = f"{trials:,}" if trials < by_time else f"about {max(2, round(by_time))}"
+    minutes = "" if plan.minutes is None else f" in {plan.minutes:g} minutes"
+    task = plan.facts.task
+    shortened = "" if budget.scale < 1.1 else f"; shortened, train.py makes {plan.base.max_iters:,}"
     lines = {
         "data": plan.description,
-        "objective": f"{objective_name(plan)}, to be minimized",
-        "search": f"{trials} by {asked.strategy}, the first with the defaults; early stopping: {asked.pruner}",
-        "space": f"\n{'':<14}".join(f"{name} {parameter}" for name, parameter in study.space.parameters.items()),
-        "training": f"as long as {budget.updates:,} updates of the defaults, about {budget.run_seconds:.0f} s a trial",
+        "objective": f"{'1 - ' if task.higher_is_better else ''}{task.metric}, to be minimized",
+        "search": f"{trials} trials{minutes} by {asked.strategy}; early stopping: {asked.pruner}",
+        "space": f"\n{'':<14}".join(f"{name} {parameter}" for name, parameter in space.parameters.items()),
+        "training": f"{budget.run_seconds:.0f} s a trial, as {budget.updates:,} updates of the defaults{shortened}",
         "confirmation": f"{budget.seeds} runs each of the best settings and of the defaults, with new seeds",
-        "machine": f"{asked.workers} trials in parallel, {plan.shared['threads']} threads each",
+        "machine": f"{asked.workers} trials in parallel, {plan.shared.get('threads', 'all')} threads each",
         "folder": str(study.journal.path.parent),
     }
     if study.trials:
@@ -176,13 +207,9 @@ def print_header(asked: TuneConfig, plan: Plan, study: Study, budget: Budget) ->
         print(f"{name:<14}{line}")
 
 
-def objective_name(plan: Plan) -> str:
-    task = plan.facts.task
-    return f"1 - {task.metric}" if task.higher_is_better else task.metric
-
-
 def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget, should_stop: Callable) -> None:
-    """Run the trials, with a line for each and a bar with the best so far."""
+    """Run the trials, with a line for each. The models of the best, and of the defaults, are kept."""
+    from mingpt.confirmation import CANDIDATES
     from mingpt.tuning.loop import run_trials
     from mingpt.tuning.output import Table, best_trials
 
@@ -194,12 +221,14 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
 
     def on_end(trial: Trial) -> None:
         budget.save()
-        objective.remove_state(trial)
-        best = best_trials(study.trials, MODELS + 1)
-        for other in best[MODELS:] if trial in best[:MODELS] else [trial]:
-            objective.remove_model(other)
         tqdm.write(table.line(trial))
         sys.stdout.flush()
+        if trial.number == 0 and trial.state == "failed":
+            raise UserError(f"the trial with the defaults has failed: {trial.attributes['error']}")
+        objective.remove(trial, "state.pt")
+        for other in {t.number: t for t in [trial, *best_trials(study.trials, CANDIDATES + 1)]}.values():
+            if other.number and other not in best_trials(study.trials, CANDIDATES):
+                objective.remove(other, "model.safetensors")
 
     def may_start() -> bool:
         return len(study.trials) < 2 or budget.may_start()  # however short the time, something is compared
@@ -208,7 +237,7 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
     run_trials(study, objective, start_executor, asked.workers, may_start, should_stop, asked.trials, on_end)
 
 
-def print_report(study: Study, objective: Objective, plan: Plan, result: Confirmation) -> None:
+def print_report(study: Study, objective: Objective, plan: Plan, budget: Budget, result: Confirmation) -> None:
     from mingpt.tuning import output
     from mingpt.tuning.plot import plot_study
 
@@ -217,21 +246,22 @@ def print_report(study: Study, objective: Objective, plan: Plan, result: Confirm
     print(f"\nthe best trials\n{table.header}")
     for trial in output.best_trials(study.trials, 5):
         print(table.line(trial))
-    files.write_json(folder / "best.json", best_settings(result.winner, plan))
-    output.save_csv(study.space, study.trials, folder / "trials.csv")
-    print(*result.lines(), sep="\n")
+    files.write_json(folder / "best.json", best_settings(result.winner, plan, budget))
+    print("", *result.lines(), sep="\n")
     print(f"importance    {output.importance_line(output.importance(study.space, study.in_space))}")
-    print(f"all trials    {folder / 'trials.csv'}")
     print(f"plot          {plot_study(study.space, study.trials, folder / 'study.png', 'objective')}")
-    print(f"model         {objective.folder_of(result.winner.number)}")
-    print(f"train again   python train.py --config {shlex.quote(str(folder / 'best.json'))}")
+    print(f"model         {folder / 'trials' / objective.run_folder(result.winner.number).name}")
+    holds = "the defaults" if result.winner is result.defaults else f"trial {result.winner.number}"
+    longer = "" if budget.scale < 1.1 else f", {budget.scale:.1f} times as long as a trial"
+    print(f"settings      {folder / 'best.json'} holds {holds}{longer}")
+    print(f"train         python train.py --config {shlex.quote(str(folder / 'best.json'))}")
 
 
-def best_settings(winner: Trial, plan: Plan) -> dict[str, Any]:
-    """A config file of train.py: what was searched or given, and the duration that the trial had."""
-    from mingpt.objective import settings_to_repeat
-
-    settings = plan.shared | settings_to_repeat(winner)
+def best_settings(winner: Trial, plan: Plan, budget: Budget) -> dict[str, Any]:
+    """A config file of train.py that trains as long as its defaults do: what was searched or given, and max_iters."""
+    settings = plan.shared | winner.config
+    if winner.number:
+        settings["max_iters"] = round(winner.attributes["max_iters"] * budget.scale)
     return {name: value for name, value in sorted(settings.items()) if name not in ("seed", "threads")}
 
 

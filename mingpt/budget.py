@@ -2,11 +2,11 @@
 
 Notation, for the defaults (0) and another configuration, timed in turn on the machine that trains:
 
-    t0, t   seconds of an update          r = t / t0
-    e0, e   of an evaluation, in updates of the defaults
+    t0, t   seconds of an update
+    e0, e   seconds of an evaluation
     N0, N   updates of a whole run        E its evaluations
 
-    N r + E e = N0 + E e0       so that        N = (N0 + E e0 - E e) / r
+    N t + E e = N0 t0 + E e0        so that        N = (N0 t0 + E (e0 - e)) / t
 
 Only ratios enter: seconds alone change with what else the machine does, and a study takes many minutes.
 """
@@ -21,19 +21,23 @@ import torch
 
 from mingpt import run, trainer
 from mingpt.config import OptimizerSettings, TrainConfig
+from mingpt.errors import UserError
 from mingpt.resolve import Facts, resolve
 from mingpt.tuning.journal import Journal
 
 EVALUATIONS = 8  # E, of a trial
-WARM_UP, UPDATES, ROUNDS = 2, 5, 3
-MIN_SECONDS = 0.5  # of a round; slower configurations make fewer updates
+# Each round of timing makes 16 updates, since those of dialogues and rows vary with the length of their texts, or as
+# many as take a second; the fastest of three rounds counts, the one that other programs disturbed least.
+WARM_UP, UPDATES, MAX_SECONDS, ROUNDS = 2, 16, 1.0, 3
+# Settings that do not change the time of an update.
+SAME_TIME = OptimizerSettings.model_fields.keys() - {"optimizer"}
+SAME_TIME |= {"seed", "label_smoothing", "max_iters", "eval_interval", "patience"}
+
 MINUTES = 15  # the default budget of a study
-RUNS = 12  # the budget of a study is at least so many runs: where it is less, all runs are shortened
+MIN_RUNS = 12  # that fit into the budget: where they do not, all runs are shortened
 CONFIRMATION = 1 / 3  # of the budget, to train the best settings and the defaults again
 SEEDS = (2, 8)  # fewest and most with which they are trained
-STOPPED = 0.6  # a trial takes about this share of a run, since many are stopped early
-# Settings that do not change the time of an update.
-FREE = OptimizerSettings.model_fields.keys() - {"optimizer"} | {"seed", "label_smoothing", "max_iters", "eval_interval"}
+MEAN_SHARE = 0.6  # of a run that a trial takes, since many are stopped early
 
 
 class Timer:
@@ -42,27 +46,29 @@ class Timer:
     def __init__(self, asked: TrainConfig):
         data, facts = run.read_facts(asked)
         config = resolve(asked, facts)
+        torch.set_num_threads(config.threads)
         self.task = run.load_task(config.task)(config, data)
         model_config = run.build_model_config(config, self.task, facts.base)
         self.config = config.model_copy(update={"max_iters": 2**31, "eval_interval": 2**31})
         self.state = trainer.State(self.config, model_config)
         self.time_updates(WARM_UP)
+        self.time_evaluation()
 
     def time_updates(self, count: int = UPDATES) -> float:
-        """Seconds per update, over `count` updates or about MIN_SECONDS."""
-        start = now = time.perf_counter()
-        made = 0
+        """Seconds per update."""
+        start, updates = time.perf_counter(), 0
 
         def should_stop() -> bool:
-            nonlocal made, now
-            made, now = made + 1, time.perf_counter()
-            return made == count or now - start > MIN_SECONDS
+            nonlocal updates
+            updates += 1
+            return updates == count or time.perf_counter() - start > MAX_SECONDS
 
         for _ in trainer.train(self.config, self.task, NoFolder(), self.state, should_stop):
             pass
-        return (now - start) / made
+        return (time.perf_counter() - start) / updates
 
     def time_evaluation(self) -> float:
+        """Seconds."""
         start = time.perf_counter()
         with torch.no_grad():
             self.task.evaluate(self.state.averaged)
@@ -76,20 +82,24 @@ class NoFolder:
         pass
 
 
+def time_in_turn(*asked: TrainConfig) -> list[tuple[float, float]]:
+    """Seconds of an update and of an evaluation, of each configuration."""
+    timers = [Timer(each) for each in asked]
+    rounds = [[(timer.time_updates(), timer.time_evaluation()) for timer in timers] for _ in range(ROUNDS)]
+    return [tuple(map(min, zip(*times, strict=True))) for times in zip(*rounds, strict=True)]
+
+
 def equal_updates(defaults: TrainConfig, config: TrainConfig, facts: Facts, updates: int) -> int:
     """The updates of `config` that take as long as `updates` of the defaults, a multiple of EVALUATIONS."""
     ours, others = (dict(resolve(asked, facts)) for asked in (defaults, config))
-    if all(value == others[name] or name in FREE for name, value in ours.items()):
+    if all(value == others[name] or name in SAME_TIME for name, value in ours.items()):
         return updates
-    timers = Timer(defaults), Timer(config)
-    rounds = [[timer.time_updates() for timer in timers] for _ in range(ROUNDS)]
-    t0, t = (min(times) for times in zip(*rounds, strict=True))
-    e0, e = (timer.time_evaluation() / t0 for timer in timers)
-    return whole_intervals((updates + EVALUATIONS * (e0 - e)) * t0 / t)
+    (t0, e0), (t, e) = time_in_turn(defaults, config)
+    return whole_intervals((updates * t0 + EVALUATIONS * (e0 - e)) / t)
 
 
 def whole_intervals(updates: float) -> int:
-    """The nearest multiple of EVALUATIONS below, at least one."""
+    """The multiple of EVALUATIONS at or below, and above 0."""
     return max(1, int(updates / EVALUATIONS)) * EVALUATIONS
 
 
@@ -98,35 +108,46 @@ class Budget:
 
     updates      of a run with the defaults, a multiple of EVALUATIONS
     run_seconds  of that run, as measured when the study began
+    scale        how many times as long the defaults' own run is: above 1 where the runs were shortened
     seeds        with which the best settings and the defaults are trained again
     """
 
-    def __init__(self, defaults: TrainConfig, resolved: TrainConfig, minutes: float | None, journal: Journal):
-        """Measured once for a study, and read from its journal when it is resumed."""
+    def __init__(self, journal: Journal, defaults: TrainConfig, minutes: float | None):
+        """Of the defaults, as resolved; raises UserError where the minutes are too few. See `measure`."""
         self.journal, self.start = journal, time.monotonic()
         self.seconds = math.inf if minutes is None else 60 * minutes
-        if "updates" not in journal.attributes:
-            timer = Timer(defaults)
-            t0, e0 = min(timer.time_updates() for _ in range(ROUNDS)), timer.time_evaluation()
-            updates = resolved.max_iters
-            if defaults.max_iters is None:
-                updates = min(updates, (self.seconds / RUNS - EVALUATIONS * e0) / t0)
-            journal.set_attribute("updates", whole_intervals(updates))
-            journal.set_attribute("run_seconds", journal.attributes["updates"] * t0 + EVALUATIONS * e0)
-        self.updates, self.run_seconds = journal.attributes["updates"], journal.attributes["run_seconds"]
-        self.earlier = journal.attributes.get("seconds", 0.0)
-        pairs = min(self.seconds, 60 * MINUTES) * CONFIRMATION / (2 * self.run_seconds)
-        self.seeds = int(min(max(pairs, SEEDS[0]), SEEDS[1]))
+        self.updates, self.run_seconds = (journal.attributes[name] for name in ("updates", "run_seconds"))
+        self.scale = max(1.0, defaults.max_iters / (self.updates + EVALUATIONS))
+        for_confirmation = CONFIRMATION * (self.seconds if minutes else 60 * MINUTES)
+        self.seeds = int(min(max(for_confirmation / (2 * self.run_seconds), SEEDS[0]), SEEDS[1]))
         self.search_seconds = self.seconds - 2 * self.seeds * self.run_seconds
+        if self.search_seconds < 2 * self.run_seconds:
+            needed = math.ceil((2 * SEEDS[0] + 2) * self.run_seconds / 60)
+            raise UserError(f"--minutes {minutes:g}: are too few for runs of {self.run_seconds:.0f} s; needs {needed}")
+
+    def spent(self) -> float:
+        """Seconds of the study so far, in all its processes."""
+        return self.journal.attributes.get("seconds", 0.0) + time.monotonic() - self.start
 
     def may_start(self) -> bool:
         """Whether there is time for another trial before the confirmation."""
-        spent = self.earlier + time.monotonic() - self.start
-        return spent + STOPPED * self.run_seconds <= self.search_seconds
+        return self.spent() + MEAN_SHARE * self.run_seconds <= self.search_seconds
 
     def save(self) -> None:
         """Record the time spent."""
-        self.journal.set_attribute("seconds", round(self.earlier + time.monotonic() - self.start, 1))
+        spent, self.start = self.spent(), time.monotonic()
+        self.journal.set_attribute("seconds", round(spent, 1))
 
-    def expected_trials(self, workers: int) -> int:
-        return max(1, round(workers * self.search_seconds / (STOPPED * self.run_seconds)))
+    def expected_trials(self, workers: int) -> float:
+        """How many more trials there is time for."""
+        return max(0.0, workers * (self.search_seconds - self.spent()) / (MEAN_SHARE * self.run_seconds))
+
+
+def measure(asked: TrainConfig, resolved: TrainConfig, minutes: float | None) -> dict[str, float]:
+    """The attributes of a new study: updates and seconds of a trial, whose runs are shortened where time is short."""
+    ((t0, e0),) = time_in_turn(asked)
+    updates: float = resolved.max_iters
+    if asked.max_iters is None and minutes is not None:
+        updates = min(updates, (60 * minutes / MIN_RUNS - EVALUATIONS * e0) / t0)
+    updates = whole_intervals(updates)
+    return {"updates": updates, "run_seconds": updates * t0 + EVALUATIONS * e0}

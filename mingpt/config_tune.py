@@ -29,7 +29,9 @@ class Search(Settings):
         None, "time for the whole study, confirmation included", gt=0, follows="15, or no limit with trials or a grid"
     )
     trials: int | None = setting(None, "number of trials", ge=1, follows="minutes, or the whole grid")
-    pruner: Pruner = setting("forecast", "early stopping of trials: never, by the median rule, or by forecast")
+    pruner: Pruner = setting(
+        "forecast", "early stopping of trials: never, or where the forecast of their final value is bad"
+    )
     workers: int = setting(1, "trials in parallel, each in its own process", ge=1, le=1024)
     dask: str | None = setting(
         None, "address of a Dask scheduler whose workers train; they need the study's folder", metavar="ADDRESS"

@@ -5,15 +5,16 @@ The best of many trials is partly lucky, so its value in the search promises too
     K       new seeds; for a table each seed has another validation part
     d_k     value of the defaults minus that of the best settings, with seed k: the gain
     t       quantile of Student's distribution with K - 1 degrees of freedom
+    rho     size of the validation part over that of the training part where each seed splits the rows anew, else 0:
+            such splits overlap, and differ less than independent samples would (Nadeau and Bengio 2003)
 
-    gain = mean(d) +- t std(d) / sqrt(K),    a 90 % confidence interval
+    gain = mean(d) +- t std(d) sqrt(1 / K + rho),    a 90 % confidence interval
 
 The best settings win if all of the interval lies above 0; otherwise the defaults do.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 from collections.abc import Callable
@@ -22,7 +23,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mingpt.objective import Objective, settings_to_repeat
-from mingpt.tuning.journal import Journal
 from mingpt.tuning.loop import StartExecutor, run_trials
 from mingpt.tuning.output import best_trials
 from mingpt.tuning.parameters import Choice
@@ -30,89 +30,90 @@ from mingpt.tuning.space import Space
 from mingpt.tuning.study import Study
 from mingpt.tuning.trial import Trial
 
-CANDIDATES = 3  # among so many of the best trials the posterior mean decides
+CANDIDATES = 3  # among so many of the best trials the posterior mean decides; their models are kept until then
 CONFIDENCE = 0.9
+RHO = 1 / 9  # a tenth of the rows is held out
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The values of the defaults and of the best settings, seed by seed; empty where the defaults were the best."""
+    """The defaults and the best settings, trained again."""
 
     defaults: Trial
     best: Trial
-    values: dict[int, list[float]]  # by the number of the trial
+    defaults_again: list[Trial]  # a run for each seed; none where the defaults are the best
+    best_again: list[Trial]
+    rho: float
 
     @property
     def gain(self) -> tuple[float, float]:
         """Mean of the gain, and half the width of its confidence interval."""
         from scipy.stats import t
 
-        d = [a - b for a, b in zip(self.values[self.defaults.number], self.values[self.best.number], strict=True)]
-        quantile = t.ppf((1 + CONFIDENCE) / 2, len(d) - 1)
-        return statistics.fmean(d), quantile * statistics.stdev(d) / math.sqrt(len(d))
+        d = [a.value - b.value for a, b in zip(self.defaults_again, self.best_again, strict=True)]
+        width = statistics.stdev(d) * math.sqrt(1 / len(d) + self.rho)
+        return statistics.fmean(d), t.ppf((1 + CONFIDENCE) / 2, len(d) - 1) * width
+
+    @property
+    def failed(self) -> Trial | None:
+        return next((trial for trial in self.defaults_again + self.best_again if trial.state == "failed"), None)
 
     @property
     def winner(self) -> Trial:
-        if not self.values:
+        if self.failed or not self.best_again:
             return self.defaults
         mean, margin = self.gain
         return self.best if mean - margin > 0 else self.defaults
 
     def lines(self) -> list[str]:
         """What came of it, for the terminal."""
-        if not self.values:
-            return ["result        no trial is better than the defaults; best.json holds the defaults"]
+        if not self.best_again:
+            return ["result        no trial is expected to be better than the defaults"]
+        lines = []
+        for name, trials in (("defaults", self.defaults_again), (f"trial {self.best.number}", self.best_again)):
+            values = " ".join(f"{trial.value:.4f}" for trial in trials)
+            seconds = statistics.fmean(trial.attributes.get("seconds", math.nan) for trial in trials)
+            lines.append(f"{name:<14}{values} with new seeds, {seconds:.1f} s each")
+        if self.failed:
+            return [*lines, f"result        a run with a new seed failed ({self.failed.attributes['error']})"]
         mean, margin = self.gain
-        reference = statistics.fmean(self.values[self.defaults.number])
-        low, high = (100 * (mean + side * margin) / reference for side in (-1, 1))
-        lines = [
-            f"{name:<14}{' '.join(f'{value:.4f}' for value in self.values[trial.number])}  (new seeds)"
-            for name, trial in (("defaults", self.defaults), (f"trial {self.best.number}", self.best))
-        ]
-        gain = f"{100 * mean / reference:.1f} % lower than the defaults (90 % interval {low:.1f} to {high:.1f} %)"
+        reference = statistics.fmean(trial.value for trial in self.defaults_again)
+        gain = f"{mean:.4f} lower than the defaults (90 % interval {mean - margin:.4f} to {mean + margin:.4f})"
+        gain += f", {100 * mean / reference:.1f} %" if reference > 0 else ""
         if self.winner is self.best:
             return [*lines, f"result        trial {self.best.number} is {gain}"]
-        return [*lines, f"result        no gain is confirmed: {gain}; best.json holds the defaults"]
+        return [*lines, f"result        no gain is confirmed: trial {self.best.number} is {gain}"]
 
 
 def confirm(
     study: Study, objective: Objective, seeds: int, start_executor: StartExecutor, should_stop: Callable[[], bool]
 ) -> Confirmation | None:
-    """Train the best settings and the defaults again; None where no trial is done, or where it is interrupted."""
-    best = choose(study)
-    if best is None or should_stop():
-        return None
-    defaults = study.trials[0]
-    if best is defaults or defaults.state != "done":
-        return Confirmation(best, best, {})
+    """Train the best settings and the defaults again; None where it is interrupted. Runs of before are not repeated."""
+    defaults, best = study.trials[0], choose(study)
+    rho = 0.0 if objective.facts.examples is None else RHO
+    if best is defaults:
+        return Confirmation(defaults, best, [], [], rho)
     seed = objective.shared.get("seed", 0)
     pairs = Space({"seed": Choice(*range(seed + 1, seed + 1 + seeds)), "trial": Choice(0, best.number)})
-    folder = objective.folder / "confirmation" / f"{best.number:04}"
     configs = {trial.number: settings_to_repeat(trial) for trial in (defaults, best)}
+    folder = objective.folder.parent / "confirmation" / f"{best.number:04}"
     repeated = replace(objective, folder=folder, configs=configs)
-
-    def on_end(trial: Trial) -> None:
-        repeated.remove_state(trial)
-        repeated.remove_model(trial)
-
-    with contextlib.closing(Journal(folder)) as journal:
-        again = Study(pairs, "grid", journal=journal)
-        run_trials(again, repeated, start_executor, 1, lambda: True, should_stop, on_end=on_end)
-    if any(trial.state == "running" for trial in again.trials):
+    again = Study(pairs, "grid")  # kept in the folders of its runs alone
+    remove = lambda trial: repeated.remove(trial, "state.pt", "model.safetensors")  # noqa: E731
+    run_trials(again, repeated, start_executor, 1, should_stop=should_stop, on_end=remove)
+    if should_stop():
         return None
-    values = {n: [t.value for t in again.trials if t.config["trial"] == n] for n in configs}
-    if any(trial.state == "failed" for trial in again.trials):  # the defaults are safer
-        values = {}
-    return Confirmation(defaults, best, values)
+    defaults_again, best_again = ([t for t in again.trials if t.config["trial"] == number] for number in configs)
+    return Confirmation(defaults, best, defaults_again, best_again, rho)
 
 
-def choose(study: Study) -> Trial | None:
+def choose(study: Study) -> Trial:
     """Of the best trials the one with the lowest posterior mean, which is less lucky than the lowest value."""
     from mingpt.tuning.bayesian import posterior
 
     best = best_trials(study.trials, CANDIDATES)
     expected = posterior(study.space, study.in_space)
-    if not best or expected is None or any(trial not in study.in_space for trial in best):
-        return best[0] if best else None
+    if expected is None or any(trial not in study.in_space for trial in best):
+        return best[0]
     means = expected.values(np.array([study.space.point(trial.config) for trial in best]))
     return best[int(means.argmin())]

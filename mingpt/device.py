@@ -38,7 +38,10 @@ def choose_dtype(name: str, device: str) -> str:
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def default_threads() -> int:
-    """One per processor that this process may use; a container may have fewer than its machine."""
+def default_threads(processes: int = 1) -> int:
+    """One per processor that this process may use, or its share of them where several train side by side.
+
+    A container may have fewer processors than its machine.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_THREADS)
+    return min(max(1, cores // processes), MAX_THREADS)

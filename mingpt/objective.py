@@ -1,10 +1,10 @@
 """What a study minimizes: a configuration becomes a training run as long as the defaults', and its value.
 
-The only file that knows both training and tuning.
+With budget.py and confirmation.py the only files that know both training and tuning.
 
     parse_space    what is typed behind --search, as a space of train.py's settings
     default_space  the space where nothing is typed, and `first_configs`, with which its search begins
-    Objective      trial -> settings -> run in trials/NUMBER -> curve
+    Objective      trial -> settings -> run in a folder of its own -> curve
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mingpt import files
 from mingpt.budget import EVALUATIONS, equal_updates
 from mingpt.config import Architecture, TrainConfig, Training
 from mingpt.errors import UserError
-from mingpt.resolve import FREE_IN_FINE_TUNING, Facts
+from mingpt.resolve import FREE_IN_FINE_TUNING, Facts, resolve
 from mingpt.settings import choices, nearest, validate_value, value_type
 from mingpt.tuning.parameters import Choice, Float, Int, Parameter, parse_parameter
 from mingpt.tuning.space import Space
@@ -31,8 +31,6 @@ from mingpt.tuning.trial import Curve, Trial
 NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from", "data", "task", "max_iters", "eval_interval")
 # What the model of --init_from brings with it.
 FROM_BASE = Architecture.model_fields.keys() - {*FREE_IN_FINE_TUNING, "block_size"} | {"tokenizer", "vocab_size"}
-# Follows from the time that a trial has, and belongs to its result.
-DURATION = ("max_iters", "eval_interval", "warmup_iters", "min_learning_rate")
 
 
 def parse_space(searched: tuple[str, ...], init_from: str | None = None) -> Space:
@@ -80,57 +78,60 @@ def default_space(base: TrainConfig, facts: Facts, given: Collection[str]) -> Sp
     rate = base.learning_rate
     ends = (float(f"{rate * factor:.2g}") for factor in (0.2, 5))
     parameters: dict[str, Parameter] = {"learning_rate": Float(*ends, log=True)}
+    batches = {8, 16, 32, base.batch_size}
     if facts.base is not None:  # its architecture is fixed
-        parameters |= {"batch_size": Choice(4, 8, 16), "dropout": Float(0.0, 0.3)}
+        parameters |= {"batch_size": Choice(4, *batches - {32}), "dropout": Float(0.0, 0.3)}
     else:
-        widths = [width for width in (64, 96, 128, 160) if width % base.n_head == 0]
-        parameters |= {
-            "n_layer": Int(1, 4),
-            "n_embd": Choice(*widths or [base.n_embd]),
-            "batch_size": Choice(8, 16, 32),
-        }
+        widths = {width for width in (64, 96, 128, 160) if width % base.n_head == 0} | {base.n_embd}
+        layers = Int(min(1, base.n_layer), max(4, base.n_layer))
+        parameters |= {"n_layer": layers, "n_embd": Choice(*widths), "batch_size": Choice(*batches)}
         # dialogues and rows have a length of their own, and are few
         is_text = facts.examples is None
-        parameters |= {"block_size": Choice(32, 64, 128)} if is_text else {"dropout": Float(0.0, 0.5)}
-        parameters |= {"tokenizer": Choice("char", "bpe")}
-        parameters |= {"vocab_size": Choice(1024, 4096, when={"tokenizer": ["bpe"]})}
-        if "tokenizer" in given:
-            del parameters["vocab_size"]
-            parameters |= {"vocab_size": Choice(1024, 4096)} if base.tokenizer == "bpe" else {}
+        parameters |= {"block_size": Choice(*{32, 64, 128, base.block_size})} if is_text else {"dropout": Float(0, 0.5)}
+        sizes = {1024, 4096, base.vocab_size or 1024}
+        if "tokenizer" not in given and "vocab_size" not in given:
+            when = {"tokenizer": ["bpe"]}
+            parameters |= {"tokenizer": Choice("char", "bpe"), "vocab_size": Choice(*sizes, when=when)}
+        elif base.tokenizer == "bpe":
+            parameters |= {"vocab_size": Choice(*sizes)}
     return Space({name: parameter for name, parameter in parameters.items() if name not in given})
 
 
-def first_configs(space: Space, base: TrainConfig) -> list[dict[str, Any]]:
-    """The default settings `base`, then each categorical setting changed alone.
+def first_configs(space: Space, shared: Mapping[str, Any], facts: Facts) -> list[dict[str, Any]]:
+    """The defaults, then each categorical setting changed alone, with the defaults that follow from it.
 
-    A parameter that only the changed setting makes active takes its lowest and its highest value.
+    Where the change makes another choice active, such as the vocabulary size of a BPE, each of its values has a turn.
     """
 
-    def complete(changed: dict[str, Any], end: float) -> dict[str, Any]:
+    def complete(changed: dict[str, Any]) -> dict[str, Any]:
+        defaults = resolve(TrainConfig(**{**shared, **changed}), facts)
         config: dict[str, Any] = {}
         for name in space.parents_first:
             if space.is_active(name, config):
-                value = changed.get(name, getattr(base, name))
-                config[name] = space.parameters[name].value(end) if value is None else value
+                value, parameter = getattr(defaults, name), space.parameters[name]
+                is_outside = value is None or (changed and not parameter.contains(value))
+                config[name] = parameter.value(0.5) if is_outside else value
         return {name: config[name] for name in space.names if name in config}
 
-    configs = [complete({}, 0.0)]
+    changes: list[dict[str, Any]] = [{}]
     for name, is_category in zip(space.names, space.is_category, strict=True):
-        values = space.parameters[name].values if is_category and name in configs[0] else ()
-        others = [complete({name: value}, end) for value in values for end in (0.0, 1.0)]
-        configs += [config for config in others if config not in configs]
-    return list({space.key(config): config for config in configs}.values())
+        for value in space.parameters[name].values if is_category and not space.when[name] else ():
+            children = [(n, p) for n, p in space.parameters.items() if space.when[n] and isinstance(p, Choice)]
+            active = [(n, v) for n, p in children if space.is_active(n, {name: value}) for v in p.values]
+            changes += [{name: value, n: v} for n, v in active] or [{name: value}]
+    configs = [complete(changed) for changed in changes]
+    return [config for i, config in enumerate(configs) if config not in configs[:i]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Called with a trial, trains it in a folder of its own; see tuning/loop.py.
+    """Trains a trial in a folder of its own; see tuning/loop.py.
 
     shared   what all trials have in common, as asked for
     facts    what the data and the machine say, and the task, whose metric is minimized
-    folder   of the study
+    folder   of the trials
     updates  of a run with the defaults; every trial gets the same time
-    configs  of `confirm`: the settings that a trial names by number
+    configs  of a confirmation: the settings that a trial names by number
     """
 
     shared: Mapping[str, Any]
@@ -142,65 +143,74 @@ class Objective:
     def settings_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a trial's run as asked for, with the number of updates that equal time allows."""
         if self.configs is not None:
-            return {**self.shared, **self.configs[config["trial"]], "seed": config["seed"]}
-        settings = {**self.shared, **config}
-        updates = equal_updates(TrainConfig(**self.shared), TrainConfig(**settings), self.facts, self.updates)
-        return settings | {"max_iters": updates, "eval_interval": updates // EVALUATIONS}
+            settings = {**self.shared, **self.configs[config["trial"]], "seed": config["seed"]}
+        else:
+            settings = {**self.shared, **config}
+            asked = (TrainConfig(**each) for each in (self.shared, settings))
+            settings["max_iters"] = equal_updates(*asked, self.facts, self.updates)
+        # all evaluations, at the same share of each run
+        return settings | {"eval_interval": settings["max_iters"] // EVALUATIONS, "patience": 0}
 
     def __call__(self, number: int, config: dict[str, Any]) -> bool:
         from mingpt import run, trainer
 
-        folder = self.folder_of(number)
+        if len(self.metrics(number)) == EVALUATIONS:  # a process was killed before it could say so
+            return True
+        folder = self.run_folder(number)
         wait_until_free(folder)
-        (folder / "stop").unlink(missing_ok=True)
         if (folder / "train.json").exists():
             current = run.resume(TrainConfig(out_dir=str(folder), resume=True, data=self.shared["data"]))
         else:
             settings = self.settings_of(config)
             shutil.rmtree(folder)  # a process was killed before its settings were saved
             current = run.start(TrainConfig(**settings, out_dir=str(folder)))
-        config, state = current.config, current.state
-        training = trainer.train(config, current.task, current.folder, state, (folder / "stop").exists)
+        should_stop = self.stop_file(number).exists
+        training = trainer.train(current.config, current.task, current.folder, current.state, should_stop)
         with contextlib.closing(current.folder), contextlib.closing(training):
-            if not state.progress.is_finished(config):
+            if not current.state.progress.is_finished(current.config):
                 for _ in training:
                     pass
-        return state.progress.is_finished(config)
+        return current.state.progress.is_finished(current.config)
 
-    def metrics(self, trial: Trial) -> list[dict[str, float]]:
+    def run_folder(self, number: int) -> Path:
+        return self.folder / f"{number:04}"
+
+    def stop_file(self, number: int) -> Path:
+        """Beside the run's folder: where it exists, the run stops after an update."""
+        return self.folder / f"{number:04}.stop"
+
+    def prepare(self, trial: Trial) -> None:
+        self.stop_file(trial.number).unlink(missing_ok=True)
+
+    def stop(self, trial: Trial) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stop_file(trial.number).touch()
+
+    def metrics(self, number: int) -> list[dict[str, float]]:
         """The evaluations of a trial's run."""
-        path = self.folder_of(trial.number) / "metrics.jsonl"
+        path = self.run_folder(number) / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def curve(self, trial: Trial) -> Curve:
         """The objective at each evaluation; number k of them lies at the same share of every trial's run."""
-        return list(enumerate(map(self.facts.task.objective, self.metrics(trial)), start=1))
-
-    def stop(self, trial: Trial) -> None:
-        self.folder_of(trial.number).mkdir(parents=True, exist_ok=True)
-        (self.folder_of(trial.number) / "stop").touch()
+        return list(enumerate(map(self.facts.task.objective, self.metrics(trial.number)), start=1))
 
     def attributes(self, trial: Trial) -> dict[str, Any]:
-        """The seconds of the run, and the settings that follow from its time."""
-        path = self.folder_of(trial.number) / "train.json"
-        settings = files.read_json(path) if path.exists() else {}
-        duration = {name: settings[name] for name in DURATION if name in settings}
-        return {"seconds": row["seconds"], **duration} if (row := (self.metrics(trial) or [None])[-1]) else duration
+        """The updates and the seconds of the run."""
+        path = self.run_folder(trial.number) / "train.json"
+        updates = {"max_iters": files.read_json(path)["max_iters"]} if path.exists() else {}
+        metrics = self.metrics(trial.number)
+        return updates | {"seconds": metrics[-1]["seconds"]} if metrics else updates
 
-    def folder_of(self, number: int) -> Path:
-        return self.folder / "trials" / f"{number:04}"
-
-    def remove_state(self, trial: Trial) -> None:
-        """Remove what only resuming needs, once a trial has ended: many trials' would fill the disk."""
-        (self.folder_of(trial.number) / "state.pt").unlink(missing_ok=True)
-
-    def remove_model(self, trial: Trial) -> None:
-        (self.folder_of(trial.number) / "model.safetensors").unlink(missing_ok=True)
+    def remove(self, trial: Trial, *names: str) -> None:
+        """Remove files of a trial that has ended: many trials' would fill the disk."""
+        for path in (self.stop_file(trial.number), *(self.run_folder(trial.number) / name for name in names)):
+            path.unlink(missing_ok=True)
 
 
 def settings_to_repeat(trial: Trial) -> dict[str, Any]:
-    """The settings of a trial that has ended, with the duration that it had."""
-    return trial.config | {name: trial.attributes[name] for name in DURATION if name in trial.attributes}
+    """The settings of a trial that has ended, with the number of updates that it had."""
+    return trial.config | {"max_iters": trial.attributes["max_iters"]}
 
 
 def wait_until_free(folder: Path) -> None:

@@ -28,11 +28,12 @@ class Bowl:
         return self.folder / f"{number}.{suffix}"
 
     def __call__(self, number: int, config: dict) -> bool:
-        self.path(number, "stop").unlink(missing_ok=True)
         with open(self.path(number, "pids"), "a", encoding="utf-8") as file:
             print(os.getpid(), file=file)
         if self.bad.get(number) == "raises":
             raise RuntimeError("too bad\nindeed")
+        if self.bad.get(number) == "disk is full":
+            raise OSError(28, "No space left on device")
         while (step := len(self.read(number))) < STEPS:
             if self.path(number, "stop").exists():
                 return False
@@ -52,6 +53,9 @@ class Bowl:
 
     def curve(self, trial) -> list[tuple[int, float]]:
         return list(enumerate(self.read(trial.number), start=1))
+
+    def prepare(self, trial) -> None:
+        self.path(trial.number, "stop").unlink(missing_ok=True)
 
     def stop(self, trial) -> None:
         self.path(trial.number, "stop").touch()

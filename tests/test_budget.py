@@ -6,8 +6,9 @@ import pytest
 from conftest import TEXT
 
 from mingpt import budget
-from mingpt.budget import EVALUATIONS, Budget, Timer, equal_updates, whole_intervals
+from mingpt.budget import EVALUATIONS, Budget, Timer, equal_updates, measure, whole_intervals
 from mingpt.config import TrainConfig
+from mingpt.errors import UserError
 from mingpt.resolve import Facts, resolve
 from mingpt.tasks.text import TextTask
 from mingpt.tuning.journal import Journal
@@ -16,7 +17,7 @@ FACTS = Facts(TextTask, tokens=50_000)
 
 
 class FakeTimer:
-    """An update of n layers takes n / 10 s and an evaluation n s; the clock runs slower from round to round."""
+    """An update of n layers takes n / 10 s and an evaluation n s; from round to round the machine gets slower."""
 
     made = 0
 
@@ -29,7 +30,7 @@ class FakeTimer:
         return self.layers / 10 * self.rounds
 
     def time_evaluation(self):
-        return float(self.layers)
+        return float(self.layers * self.rounds)
 
 
 def test_every_configuration_takes_as_long_as_the_defaults(monkeypatch):
@@ -58,25 +59,13 @@ def test_what_costs_no_time_is_not_timed(monkeypatch):
 def test_a_real_run_is_timed_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fox.txt").write_text(TEXT, encoding="utf-8")
-    machine = dict(data="fox.txt", n_head=2, n_embd=16, block_size=16, device="cpu", dtype="float32", threads=1)
-    timer = Timer(TrainConfig(**machine))
+    machine = dict(data="fox.txt", n_head=2, block_size=16, device="cpu", dtype="float32", threads=1)
+    timer = Timer(TrainConfig(**machine, n_embd=16))
     assert timer.state.progress.step == budget.WARM_UP
     assert 0 < timer.time_updates() < 1 and timer.state.progress.step == budget.WARM_UP + budget.UPDATES
     assert 0 < timer.time_evaluation() < 10
     small, large = (
-        equal_updates(
-            TrainConfig(**machine),
-            TrainConfig(
-                n_layer=2,
-                n_embd=n,
-                n_head=2,
-                **{k: machine[k] for k in ("data", "device", "dtype", "threads")},
-                block_size=16,
-                batch_size=b,
-            ),
-            FACTS,
-            800,
-        )
+        equal_updates(TrainConfig(**machine, n_embd=16), TrainConfig(**machine, n_embd=n, batch_size=b), FACTS, 800)
         for n, b in ((16, 1), (256, 64))
     )
     assert small > 10 * large >= EVALUATIONS
@@ -88,41 +77,36 @@ def test_a_multiple_of_the_evaluations_and_at_least_one_of_each():
 
 
 @pytest.mark.parametrize(
-    ("minutes", "max_iters", "updates", "seeds"),
+    ("minutes", "max_iters", "updates", "seeds", "scale"),
     [
-        (15, None, 3496, 2),  # the whole run of the defaults, 0.02 * 3496 + 8 * 0.5 s
-        (6, None, 1296, 2),  # a twelfth of six minutes
-        (15, 500, 496, 8),
-        (None, 500, 496, 8),
-        (1, 5000, 5000, 2),  # as asked for, whatever the time
+        (15, None, 3496, 2, 1),  # the whole run of the defaults, 0.02 * 3496 + 8 * 0.5 s
+        (6, None, 1296, 2, 3500 / 1304),  # a twelfth of six minutes
+        (15, 500, 496, 8, 1),
+        (None, 500, 496, 8, 1),
     ],
 )
-def test_runs_are_shortened_where_the_time_is_short(tmp_path, monkeypatch, minutes, max_iters, updates, seeds):
-    class Quick(FakeTimer):
-        def time_updates(self):
-            return 0.02
-
-        def time_evaluation(self):
-            return 0.5
-
-    monkeypatch.setattr(budget, "Timer", Quick)
+def test_runs_are_shortened_where_the_time_is_short(tmp_path, monkeypatch, minutes, max_iters, updates, seeds, scale):
+    monkeypatch.setattr(budget, "time_in_turn", lambda asked: [(0.02, 0.5)])
     asked = TrainConfig(max_iters=max_iters)
-    journal = Journal(tmp_path)
-    first = Budget(asked, resolve(asked, FACTS), minutes, journal)
-    assert (first.updates, first.seeds) == (updates, seeds)
+    resolved = resolve(asked, FACTS)
+    journal = Journal(tmp_path, measure(asked, resolved, minutes))
+    first = Budget(journal, resolved, minutes)
+    assert (first.updates, first.seeds, first.scale) == (updates, seeds, pytest.approx(scale))
     assert first.run_seconds == pytest.approx(0.02 * updates + 8 * 0.5)
-    monkeypatch.setattr(budget, "Timer", None)  # a study that is resumed does not measure again
-    again = Budget(asked, resolve(asked, FACTS), minutes, journal)
-    assert (again.updates, again.run_seconds) == (first.updates, first.run_seconds)
+
+
+def test_minutes_that_are_too_few_for_what_was_asked_for_are_refused(tmp_path):
+    journal = Journal(tmp_path, {"updates": 5000, "run_seconds": 104.0})
+    with pytest.raises(UserError, match="--minutes 1: are too few for runs of 104 s; needs 11"):
+        Budget(journal, TrainConfig(max_iters=5000), 1)
+    assert Budget(journal, TrainConfig(max_iters=5000), 11).may_start()
 
 
 def test_no_trial_starts_that_leaves_no_time_for_the_confirmation(tmp_path, monkeypatch):
-    now = [100.0]
+    now, defaults = [100.0], TrainConfig(max_iters=1000)
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
-    journal = Journal(tmp_path)
-    journal.set_attribute("updates", 1000)
-    journal.set_attribute("run_seconds", 30.0)
-    limited = Budget(TrainConfig(), TrainConfig(), 10, journal)
+    journal = Journal(tmp_path, {"updates": 1000, "run_seconds": 30.0})
+    limited = Budget(journal, defaults, 10)
     trials = 0
     while limited.may_start():
         now[0] += 25
@@ -131,6 +115,5 @@ def test_no_trial_starts_that_leaves_no_time_for_the_confirmation(tmp_path, monk
     assert 2 * limited.seeds * 30 - 25 <= left <= 2 * limited.seeds * 30 + 25 and trials > 10
     limited.save()
     now[0] = 0.0
-    assert not Budget(TrainConfig(), TrainConfig(), 10, journal).may_start()  # the time of all its processes
-    assert Budget(TrainConfig(), TrainConfig(), 20, journal).may_start()
-    assert Budget(TrainConfig(), TrainConfig(), None, journal).may_start()
+    assert not Budget(journal, defaults, 10).may_start()  # the time of all its processes
+    assert Budget(journal, defaults, 20).may_start() and Budget(journal, defaults, None).may_start()

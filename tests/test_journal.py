@@ -26,7 +26,7 @@ STATES = {"running": "RUNNING", "done": "COMPLETE", "stopped": "PRUNED", "failed
 
 def write_study(folder, trials=40) -> list:
     """A study with trials of every state, the last running."""
-    with contextlib.closing(Journal(folder)) as journal:
+    with contextlib.closing(Journal(folder, {"asked": {"n_layer": 2}})) as journal:
         journal.set_attribute("asked", {"n_layer": 3})
         first = {"rate": 3.0, "depth": 12, "drop": 0.3, "optimizer": "muon"}  # in no part of the space
         study = Study(SPACE, "random", first=[first], journal=journal)

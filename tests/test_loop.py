@@ -93,6 +93,14 @@ def test_what_goes_wrong_in_one_trial_does_not_end_the_others(tmp_path):
             assert trial.value == min(value for _, value in trial.curve) and trial.attributes["steps"] == STEPS
 
 
+def test_an_error_that_no_configuration_causes_ends_the_study_and_loses_nothing(tmp_path):
+    with pytest.raises(OSError, match="No space left"):
+        run_study(tmp_path, 1, 6, bad={2: "disk is full"})
+    assert [trial.state == "running" for trial in read(tmp_path)] == [False, False, True]
+    trials = run_study(tmp_path, 1, 6)
+    assert outcomes(trials) == outcomes(run_study(tmp_path / "whole", 1, 6))
+
+
 def test_ctrl_c_leaves_running_trials_to_be_continued(tmp_path):
     process = start(tmp_path, 2, 1000, seconds=0.5)
     wait_until(lambda: len(worker_pids(tmp_path)) == 2)

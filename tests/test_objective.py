@@ -8,6 +8,7 @@ from mingpt.config import Architecture, GPTConfig, TrainConfig
 from mingpt.errors import UserError
 from mingpt.objective import Objective, default_space, first_configs, parse_space, settings_to_repeat
 from mingpt.resolve import Facts, resolve
+from mingpt.run import load_task
 from mingpt.tasks.classify import ClassifyTask
 from mingpt.tasks.text import TextTask
 from mingpt.tuning import Choice, Float, Int
@@ -35,16 +36,27 @@ def test_the_default_space_surrounds_the_defaults_without_what_was_given():
 
 def test_the_search_begins_with_the_defaults_and_one_change_of_each_category():
     base = resolve(TrainConfig(), TEXT_FACTS)
-    defaults, *others = first_configs(space_by_default(), base)
+    defaults, *others = first_configs(space_by_default(), {}, TEXT_FACTS)
     assert all(defaults[name] == getattr(base, name) for name in defaults) and "vocab_size" not in defaults
     changes = [{name: value for name, value in config.items() if defaults.get(name) != value} for config in others]
     assert changes == [{"tokenizer": "bpe", "vocab_size": size} for size in (1024, 4096)]
 
+
+def test_a_changed_category_has_the_defaults_that_follow_from_it():
     texts = ("optimizer=adamw,sgd,muon", "learning_rate=1e-5..1 log", "momentum=0.5..0.99 when optimizer=sgd,muon")
-    muon, adamw, *sgd = first_configs(parse_space(texts), base)
-    assert muon == {"optimizer": "muon", "learning_rate": base.learning_rate, "momentum": base.momentum}
-    assert adamw == {"optimizer": "adamw", "learning_rate": base.learning_rate}
-    assert sgd == [{"optimizer": "sgd", "learning_rate": base.learning_rate, "momentum": base.momentum}]
+    muon, adamw, sgd = first_configs(parse_space(texts), {}, TEXT_FACTS)
+    assert muon == {"optimizer": "muon", "learning_rate": 0.02, "momentum": 0.85}
+    assert adamw == {"optimizer": "adamw", "learning_rate": 0.003}
+    assert sgd == {"optimizer": "sgd", "learning_rate": 0.3, "momentum": 0.9}
+
+
+@pytest.mark.parametrize("task", ["text", "chat", "classify", "regress"])
+def test_the_default_space_contains_the_defaults_of_each_task(task):
+    facts = TEXT_FACTS if task == "text" else Facts(load_task(task), examples=1000)
+    for given in ({}, {"n_embd": 48, "n_head": 3}, {"batch_size": 6, "learning_rate": 0.5}):
+        space = space_by_default(facts, task=task, **given)
+        configs = first_configs(space, {"task": task, **given}, facts)
+        assert all(map(space.contains, configs)) and not {*given} & {*space.names}
 
 
 def test_a_searched_setting_has_the_type_of_its_flag():
@@ -69,9 +81,9 @@ def test_every_field_of_the_architecture_can_be_searched_and_reaches_the_trial()
     for name, field in Architecture.model_fields.items():
         config = {name: field.default}
         space = parse_space((f"{name}={field.default}",))
-        assert first_configs(space, TrainConfig(**config)) == [config]
+        assert first_configs(space, config, TEXT_FACTS) == [config]
         settings = Objective({}, TEXT_FACTS, None, 80).settings_of(config)
-        assert settings == config | {"max_iters": 80, "eval_interval": 10}
+        assert settings == config | {"max_iters": 80, "eval_interval": 10, "patience": 0}
 
 
 @pytest.mark.parametrize(
@@ -101,8 +113,8 @@ def test_a_search_that_makes_no_sense_is_a_line(text, words):
 
 
 def test_a_trial_is_repeated_with_the_updates_that_it_had():
-    trial = Trial(3, {"n_layer": 1}, "done", 1.5, attributes={"seconds": 9.0, "max_iters": 160, "warmup_iters": 0})
-    assert settings_to_repeat(trial) == {"n_layer": 1, "max_iters": 160, "warmup_iters": 0}
+    trial = Trial(3, {"n_layer": 1}, "done", 1.5, attributes={"seconds": 9.0, "max_iters": 160})
+    assert settings_to_repeat(trial) == {"n_layer": 1, "max_iters": 160}
     repeated = Objective({"dropout": 0.1}, TEXT_FACTS, None, 80, {3: settings_to_repeat(trial)})
-    settings = repeated.settings_of({"trial": 3, "seed": 5})
-    assert settings == {"dropout": 0.1, "n_layer": 1, "max_iters": 160, "warmup_iters": 0, "seed": 5}
+    expected = {"dropout": 0.1, "n_layer": 1, "max_iters": 160, "eval_interval": 20, "patience": 0, "seed": 5}
+    assert repeated.settings_of({"trial": 3, "seed": 5}) == expected

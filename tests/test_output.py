@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 
 import numpy as np
 import pytest
 
 from mingpt.tuning import Choice, Float, Int, Space, Trial, bayesian
-from mingpt.tuning.output import Table, format_number, format_setting, importance, importance_line, save_csv, shorten
+from mingpt.tuning.output import Table, format_number, format_setting, importance, importance_line, shorten
 
 ORDERED = {"learning_rate": Float(1e-5, 1, log=True), "n_layer": Int(1, 8), "n_embd": Int(16, 256, log=True)}
 CATEGORIES = {"optimizer": Choice("adamw", "sgd", "muon"), "bias": Choice(True, False)}
@@ -84,14 +83,3 @@ def test_the_table_is_aligned_and_its_numbers_are_short():
     assert " ".join(map(format_setting, settings)) == "0.0213 1e-05 0.3 1000 12300 256 1234567 true null adamw"
     assert shorten("a\nlong\x1bword", 10) == "a lo..word"
     assert [format_number(x) for x in (1.7, 12345.6, -1.23456e-7)] == ["1.7000", "12346", "-1.2346e-07"]
-
-
-def test_the_csv_file_reads_back(tmp_path):
-    trials = [*study_of(20), Trial(21, {"from": "another, space 日本"}, "done", 0.1 + 0.2)]
-    save_csv(MIXED, trials, tmp_path / "trials.csv")
-    lines = (tmp_path / "trials.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-    assert lines[0] == ",".join(["number,state,value,seconds,error", *MIXED.names, "from\n"])
-    for row, trial in zip(csv.DictReader(lines), trials, strict=True):
-        facts = {"number": trial.number, "state": trial.state, "value": trial.value if trial.state == "done" else ""}
-        facts |= dict.fromkeys(["seconds", "error", *MIXED.names, "from"], "") | trial.attributes | trial.config
-        assert row == {name: str(fact).replace("\udcff", "\\udcff") for name, fact in facts.items()}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import MACHINE, ROOT, TEXT, TINY, assert_refused, run_in_process, train, wait_until
+from conftest import MACHINE, ROOT, TEXT, TINY, assert_refused, read_metrics, run_in_process, train, wait_until
 
 from mingpt import GPT, cli
 from mingpt.tuning.journal import Journal
@@ -73,18 +73,20 @@ def test_gp_through_the_real_command_line(place):
         if trial.state == "done":
             assert trial.value == min(values) and len(values) == 8
         assert not (folder / "state.pt").exists()
-    assert (place / "s" / "study.png").stat().st_size > 10_000 and (place / "s" / "trials.csv").exists()
+    assert (place / "s" / "study.png").stat().st_size > 10_000
 
     best = read_json(place / "s" / "best.json")
-    result = next(line for line in lines if line[0] == "result")
-    winner = trials[0] if "defaults" in result[-1] or result[1] == "no" else trials[int(result[2])]
+    holds = next(line for line in lines if line[0] == "settings")
+    winner = trials[0] if holds[-1] == "defaults" else trials[int(holds[-1])]
     assert {name: best[name] for name in winner.config} == winner.config
-    assert best["max_iters"] == winner.attributes["max_iters"] and best["data"] == str(place / "fox.txt")
+    assert best["max_iters"] == winner.attributes["max_iters"] and best["data"] == str(
+        place / "fox.txt"
+    )  # as asked for
     assert not {"seed", "out_dir", "threads"} & {*best}
     model = next(line[1] for line in lines if line[0] == "model")
     assert model.endswith(f"s/trials/{winner.number:04}") and GPT.from_pretrained(place / model)
     kept = {path.parent.name for path in place.glob("s/trials/*/model.safetensors")}
-    assert len(kept) <= 3 and f"{winner.number:04}" in kept
+    assert len(kept) <= 4 and {f"{winner.number:04}", "0000"} <= kept
 
 
 def test_the_winner_keeps_its_promise_and_best_json_works_anywhere(place):
@@ -96,12 +98,13 @@ def test_the_winner_keeps_its_promise_and_best_json_works_anywhere(place):
     assert "6 trials by grid" in printed and "2 trials in parallel" in printed
     trials = read(place / "out" / "tune-fox")
     assert len(trials) == 6 and {trial.state for trial in trials} == {"done"}
-    again = read(next((place / "out" / "tune-fox" / "confirmation").iterdir()))
-    assert {t.config["seed"] for t in again} == set(range(1, 1 + len(again) // 2)) and len(again) >= 4
-    assert not {t.value for t in again} & {t.value for t in trials}  # other seeds, other values
+    again = [path.parent for path in place.glob("out/tune-fox/confirmation/*/*/train.json")]
+    assert [read_json(folder / "train.json")["seed"] for folder in sorted(again)] == [1, 1, 2, 2]
+    values = {min(v["bits_per_byte"] for v in read_metrics(folder)) for folder in again}
+    assert not values & {t.value for t in trials} and len(values) == 4  # other seeds, other values
     (place / "elsewhere").mkdir()
     shutil.move(place / "out" / "tune-fox" / "best.json", place / "elsewhere")
-    train(place / "elsewhere", "--config", "best.json", "--out_dir", "run", "--threads", 1)
+    train(place / "elsewhere", "--config", "best.json", "--out_dir", "run", "--threads", 1, "--eval_interval", 5)
     best = read_json(place / "elsewhere" / "best.json")
     winner = min(
         (
@@ -194,7 +197,7 @@ def test_two_studies_begun_together_get_folders_of_their_own(place):
     "flags, words",
     [
         (["--strategy", "bayes"], "'grid', 'random' or 'gp'"),
-        (["--pruner", "halving"], "'none', 'median' or 'forecast'"),
+        (["--pruner", "halving"], "'none' or 'forecast'"),
         (["--serach", "n_layer=1..2"], "--search"),
         (["--search"], "needs a value"),
         (["--search", "n_layer=8..1", "--search", "n_layr=1..2", "--search", "dropout=0..2"], "n_layr"),

@@ -8,10 +8,11 @@ are only appended, each by one system call, so that a kill at any moment costs a
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,13 @@ STATE_NAMES = {code: name for name, code in STATES.items()}
 class Journal:
     """The journal in a folder, which this process alone writes to until `close` or its death."""
 
-    def __init__(self, folder: Path | str, must_exist: bool = False):
-        """Read the journal, or begin one. Raises UserError where it is in use, not ours, or missing but must exist."""
+    def __init__(self, folder: Path | str, attributes: Mapping[str, Any] | None = None):
+        """Read the journal, or begin one with these attributes. Raises UserError where it is in use, or not ours."""
         self.path = Path(folder) / NAME
         self.attributes: dict[str, Any] = {}
         self.trials: list[Trial] = []
         if (self.path.parent / "study.sqlite").exists():
             raise UserError(f"{folder}: is a study of an older version of mingpt and cannot be resumed")
-        if must_exist and not self.path.exists():
-            raise UserError(f"{folder}: contains files and no study; name another folder")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.lock = files.lock(self.path.parent / "lock")
@@ -59,20 +58,25 @@ class Journal:
         self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.ftruncate(self.file, len(complete))  # a line that a kill cut off
         if not content:
-            self.append(CREATE_STUDY, study_name=self.path.parent.resolve().name, directions=[MINIMIZE])
-            self.set_attribute("mingpt", 1)  # the version of our attributes
+            create = {"op_code": CREATE_STUDY, "study_name": self.path.parent.resolve().name, "directions": [MINIMIZE]}
+            self.attributes = {"mingpt": 1, **(attributes or {})}  # the version of our attributes
+            named = [{name: value} for name, value in self.attributes.items()]
+            self.write([create, *({"op_code": SET_STUDY_ATTRIBUTE, "study_id": 0, "user_attr": a} for a in named)])
 
     def close(self) -> None:
         os.close(self.file)
         self.lock.close()
 
     def append(self, op_code: int, **fields: Any) -> None:
-        """Write one operation. Raises OSError, with nothing written, where it cannot."""
-        line = (json.dumps({"op_code": op_code, "worker_id": "mingpt", **fields}) + "\n").encode()
+        self.write([{"op_code": op_code, **fields}])
+
+    def write(self, operations: Sequence[Mapping[str, Any]]) -> None:
+        """Write operations by one system call. Raises OSError, with nothing written, where it cannot."""
+        lines = "".join(json.dumps({"worker_id": "mingpt", **operation}) + "\n" for operation in operations).encode()
         size = os.fstat(self.file).st_size
         try:
-            if os.write(self.file, line) < len(line):
-                raise OSError(28, os.strerror(28), str(self.path))  # the disk is full
+            if os.write(self.file, lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self.file, size)
             raise OSError(error.errno, error.strerror, str(self.path)) from None

@@ -14,7 +14,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from multiprocessing import connection, resource_tracker
 from typing import Any, Protocol
 
@@ -22,14 +30,16 @@ from mingpt.tuning.study import Study, describe
 from mingpt.tuning.trial import Curve, Trial
 
 POLL = 0.2  # seconds between two looks at the progress of trials
+MAX_DEATHS = 3  # a trial whose worker died so often has failed: once may be chance, twice another's fault
+
 StartExecutor = Callable[[], contextlib.AbstractContextManager[Executor]]
-MAX_DEATHS = 3  # a trial whose worker died so often has failed
 
 
 class Objective(Protocol):
     """What a study minimizes. It is sent to the workers; the parent calls all but `__call__`."""
 
     def __call__(self, number: int, config: dict[str, Any]) -> bool: ...  # compute from where it was; is it finished?
+    def prepare(self, trial: Trial) -> None: ...  # before each call
     def curve(self, trial: Trial) -> Curve: ...  # reported so far; the value of a trial is its lowest
     def stop(self, trial: Trial) -> None: ...  # let the computation return soon, to be continued; may be repeated
     def attributes(self, trial: Trial) -> dict[str, Any]: ...  # recorded with a trial that has ended
@@ -40,7 +50,7 @@ def run_trials(
     objective: Objective,
     start_executor: StartExecutor,
     workers: int,
-    may_start: Callable[[], bool],
+    may_start: Callable[[], bool] = lambda: True,
     should_stop: Callable[[], bool] = lambda: False,
     limit: int | None = None,
     on_end: Callable[[Trial], None] = lambda trial: None,
@@ -49,14 +59,15 @@ def run_trials(
 
     Once should_stop(), all running trials are stopped and stay unfinished. Where a worker dies, which takes its whole
     pool with it, the pool is replaced, and the trials that ran continue one at a time: one of them may be the cause.
+    Any exception fails its trial, except an OSError, which is none of its configuration: it is raised.
     """
-    is_over, suspects = False, set()
+    is_over = False
     while not is_over:
         unfinished = [trial for trial in study.trials if trial.state == "running"]
         for trial in unfinished:
-            if study.should_prune(trial):  # its process ended before it could say so
+            if study.should_prune(trial):  # the process ended before it could say so
                 end_trial(study, objective, trial, "stopped", on_end)
-            elif trial.attributes.get("deaths", 0) >= MAX_DEATHS:
+            elif deaths(trial) >= MAX_DEATHS:
                 end_trial(study, objective, trial, "failed", on_end, error=f"its process died {MAX_DEATHS} times")
         unfinished = [trial for trial in unfinished if trial.state == "running"]
         running: dict[Future, Trial] = {}
@@ -64,26 +75,31 @@ def run_trials(
         with start_executor() as executor:
             try:
                 while not is_over:
-                    while has_room(running, unfinished, suspects, workers) and not should_stop():
+                    while has_room(running, unfinished, workers) and not should_stop():
                         trial = unfinished.pop(0) if unfinished else study.ask(limit) if may_start() else None
                         if trial is None:
                             break
-                        running[submit(executor, objective, trial)] = trial
+                        objective.prepare(trial)
+                        running[submit(executor, objective, trial.number, trial.config)] = trial
                     is_over = not running
                     watch(study, objective, running, pruned, should_stop, on_end)
             except BrokenExecutor:
-                suspects = {trial.number for trial in running.values()}
                 for trial in running.values():
-                    study.set_attribute(trial, "deaths", trial.attributes.get("deaths", 0) + 1)
+                    study.set_attribute(trial, "deaths", deaths(trial) + 1)
             finally:
                 for trial in running.values():  # or leaving the executor would wait until they are finished
                     objective.stop(trial)
 
 
-def has_room(running: dict[Future, Trial], unfinished: list[Trial], suspects: set[int], workers: int) -> bool:
-    """Whether another trial may start; those whose pool has died run alone."""
-    numbers = {trial.number for trial in [*running.values(), *unfinished[:1]]}
-    return not running or (len(running) < workers and numbers.isdisjoint(suspects))
+def deaths(trial: Trial) -> int:
+    """How often a worker died while it ran this trial, perhaps beside another."""
+    return trial.attributes.get("deaths", 0)
+
+
+def has_room(running: dict[Future, Trial], unfinished: list[Trial], workers: int) -> bool:
+    """Whether another trial may start; one whose worker has died runs alone."""
+    is_alone = any(deaths(trial) for trial in [*running.values(), *unfinished[:1]])
+    return not running or (len(running) < workers and not is_alone)
 
 
 def watch(
@@ -95,22 +111,23 @@ def watch(
     on_end: Callable[[Trial], None],
 ) -> None:
     """Wait a moment; report what running trials have reached, and take those that have ended out of `running`."""
-    ended, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+    completed, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
     for future, trial in list(running.items()):
         for step, value in objective.curve(trial)[len(trial.curve) :]:
             if trial.number not in pruned and not study.report(trial, step, value):
                 pruned.add(trial.number)
         if trial.number in pruned or should_stop():
             objective.stop(trial)
-        if future not in ended:
+        if future not in completed:
             continue
-        if isinstance(future.exception(), BrokenExecutor):
-            raise future.exception()
+        error = CancelledError("the connection is lost") if future.cancelled() else future.exception()
+        if isinstance(error, BrokenExecutor | OSError | CancelledError):
+            raise error
         del running[future]
         if trial.number in pruned:
             end_trial(study, objective, trial, "stopped", on_end)
-        elif future.exception() is not None:
-            end_trial(study, objective, trial, "failed", on_end, error=describe(future.exception()))
+        elif error is not None:
+            end_trial(study, objective, trial, "failed", on_end, error=describe(error))
         elif future.result():  # else it was stopped by the user
             end_trial(study, objective, trial, "done", on_end)
 
@@ -122,21 +139,20 @@ def end_trial(
     on_end(trial)
 
 
-def submit(executor: Executor, objective: Objective, trial: Trial) -> Future:
+def submit(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Future:
     """Processes started here never get Ctrl-C, which a terminal sends to all: the parent decides what follows."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        return executor.submit(objective, trial.number, trial.config)
+        return executor.submit(function, *arguments)
     resource_tracker.ensure_running()  # which would unblock the signal, were it started below
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        return executor.submit(objective, trial.number, trial.config)
+        return executor.submit(function, *arguments)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Spawned, since a forked process would share the threads' locks of torch."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 

@@ -1,4 +1,4 @@
-"""The results of a study: a table for the terminal, trials.csv and the importance of each parameter.
+"""The results of a study: a table for the terminal, and the importance of each parameter.
 
 Notation:
 
@@ -16,15 +16,11 @@ With A and B two sets of n points, and A_i the set A whose column i is that of B
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mingpt import files
 from mingpt.tuning.space import Space
 from mingpt.tuning.trial import Trial
 
@@ -108,18 +104,3 @@ def importance(space: Space, trials: list[Trial]) -> dict[str, float]:
 def importance_line(shares: dict[str, float]) -> str:
     """The shares in words: "learning_rate 62%, n_layer 38%"."""
     return ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "unknown"
-
-
-def save_csv(space: Space, trials: list[Trial], path: Path) -> None:
-    """Write a row for each trial, with all digits; what a trial does not have is left empty."""
-    names = list(dict.fromkeys([*space.names, *(name for trial in trials for name in trial.config)]))
-    with (
-        files.atomic_write(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["number", "state", "value", "seconds", "error", *names])
-        for trial in trials:
-            value = trial.value if math.isfinite(trial.value) else ""
-            facts = [trial.attributes.get(name, "") for name in ("seconds", "error")]
-            writer.writerow([trial.number, trial.state, value, *facts, *(trial.config.get(name, "") for name in names)])

@@ -15,7 +15,7 @@ from typing import Any
 
 from mingpt.tuning.journal import Journal
 from mingpt.tuning.parameters import Parameter
-from mingpt.tuning.pruning import PRUNERS, should_prune
+from mingpt.tuning.pruning import PRUNERS
 from mingpt.tuning.space import Space
 from mingpt.tuning.strategies import STRATEGIES
 from mingpt.tuning.trial import Trial
@@ -47,9 +47,7 @@ class Study:
         first: Sequence[dict[str, Any]] = (),
         journal: Journal | None = None,
     ):
-        if pruner not in PRUNERS:
-            raise ValueError(f"pruner {pruner}: must be one of {', '.join(PRUNERS)}")
-        self.space, self.pruner, self.first, self.journal = space, pruner, first, journal
+        self.space, self.prune, self.first, self.journal = space, PRUNERS[pruner], first, journal
         self.strategy = STRATEGIES[strategy](space, seed)
         self.trials: list[Trial] = [] if journal is None else journal.trials
         self.in_space = [trial for trial in self.trials if space.contains(trial.config)]
@@ -87,8 +85,10 @@ class Study:
         return not self.should_prune(trial)
 
     def should_prune(self, trial: Trial) -> bool:
-        """Whether the pruner stops the trial at the last step of its curve."""
-        return self.pruner != "none" and bool(trial.curve) and should_prune(self.pruner, trial, self.trials)
+        """Whether the pruner stops a trial at the last step of its curve; never the first, which is the reference."""
+        if trial.number == 0 or not trial.curve or self.prune is PRUNERS["none"]:
+            return False
+        return self.prune(trial.curve, [t for t in self.trials if t.state == "done" and t.curve])
 
     def set_attribute(self, trial: Trial, name: str, value: Any) -> None:
         if self.journal is not None:
@@ -98,7 +98,7 @@ class Study:
     def tell(self, trial: Trial, value: float = math.nan, state: str = "done", **attributes: Any) -> None:
         """The end of a trial: "done" with a value, "stopped" with a curve, or "failed".
 
-        A trial is failed, too, where what it should have is not a finite number.
+        A trial has failed, too, whose value, or whose lowest reported one if it is stopped, is not finite.
         """
         needed = {"done": float(value), "stopped": trial.lowest}.get(state)
         if needed is not None and not math.isfinite(needed):

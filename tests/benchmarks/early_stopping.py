@@ -28,7 +28,7 @@ from mingpt.tuning.space import Space
 
 PEER_TRIALS = 40
 OUR_TRIALS = 80
-OURS = {"gp": "none", "gp + median": "median", "gp + forecast": "forecast"}
+OURS = {"gp": "none", "gp + forecast": "forecast"}
 PEERS = ("optuna-tpe + median", "optuna-tpe + hyperband")
 
 Look = Callable[[dict[str, Any]], table.Setting]
