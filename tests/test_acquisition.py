@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.tuning.acquisition import log_ei, log_h, maximize, sobol
+from mingpt.tuning.acquisition import Acquisition, log_ei, log_h, maximize, sobol
 from mingpt.tuning.gp import GP
 from mingpt.tuning.parameters import Choice, Float, Int
 from mingpt.tuning.space import Space
@@ -50,12 +50,26 @@ def model(space, n=12, seed=0):
     return GP(U, (z - z.mean()) / z.std(), space.is_category, theta, np.zeros(n))
 
 
-def value(gp, X):
-    return log_ei(*gp.predict(X), gp.z.min())[0]
+def acquisition(gp, precision=0.0):
+    """With a belief that the minimum lies near 0.3 along each dimension."""
+    D = gp.U.shape[1]
+    return Acquisition(gp, gp.z.min(), np.full(D, 0.3), np.full(D, precision))
 
 
-def best(gp, space, seed=0):
-    return maximize(gp, gp.z.min(), space, np.random.default_rng(seed))
+def best(f, space, seed=0):
+    return maximize(f, space, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("precision", [0.0, 20.0])
+def test_gradient_of_the_acquisition(precision):
+    space = Space({"x": Float(0, 1), "y": Float(0, 1)})
+    f, X = acquisition(model(space), precision), np.random.default_rng(3).random((9, 2))
+    value, gradient = f.gradient(X)
+    assert value == pytest.approx(f(X))
+    log_normal = -(((X - 0.3) ** 2).sum(1)) * precision / 2
+    assert value - log_normal == pytest.approx(log_ei(*f.gp.predict(X), f.incumbent)[0])
+    for d, h in enumerate(np.eye(2) * 1e-6):
+        np.testing.assert_allclose(gradient[:, d], (f(X + h) - f(X - h)) / 2e-6, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -64,27 +78,27 @@ def test_maximum_over_a_discrete_space_is_that_of_exhaustive_search(seed):
     space = Space(
         {"optimizer": Choice("adamw", "sgd", "muon"), "n_layer": Int(1, 6), "momentum": conditional, "width": Int(1, 8)}
     )
-    gp = model(space, seed=seed)
+    f = acquisition(model(space, seed=seed), precision=seed % 2 * 10.0)
     everything = np.array([space.point(config) for config in space.configurations()])
-    X = best(gp, space, seed)
-    assert value(gp, X[:1])[0] == pytest.approx(value(gp, everything).max(), abs=1e-6)
-    assert (np.diff(value(gp, X)) < 1e-9).all()
+    X = best(f, space, seed)
+    assert f(X[:1])[0] == pytest.approx(f(everything).max(), abs=1e-6)
+    assert (np.diff(f(X)) < 1e-9).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_maximum_over_a_mixed_space_is_no_worse_than_the_best_of_many(seed):
     space = Space({"x": Float(0, 1), "kind": Choice("a", "b"), "y": Float(1e-4, 1, log=True), "n": Int(1, 1000)})
-    gp = model(space, seed=seed)
+    f = acquisition(model(space, seed=seed), precision=seed % 2 * 10.0)
     many = space.snap(np.random.default_rng(seed + 100).random((20_000, 4)))
-    assert value(gp, best(gp, space, seed)[:1])[0] >= value(gp, many).max() - 0.01
+    assert f(best(f, space, seed)[:1])[0] >= f(many).max() - 0.01
 
 
 def test_number_of_values_costs_no_memory():
     space = Space({"a": Int(1, 10**9), "b": Float(0, 1, step=1e-9), "c": Int(0, math.factorial(50))})
-    gp = model(space)
-    best(gp, space)  # imports
+    f = acquisition(model(space))
+    best(f, space)  # imports
     tracemalloc.start()
-    u = best(gp, space)[0]
+    u = best(f, space)[0]
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
     assert space.contains(space.config(u))
@@ -95,6 +109,6 @@ def test_number_of_values_costs_no_memory():
 def test_maximum_is_a_point_of_a_configuration(seed, n):
     momentum = Float(0.5, 0.99, when={"optimizer": ["sgd"]})
     space = Space({"lr": Float(1e-5, 1, log=True), "optimizer": Choice("adamw", "sgd"), "momentum": momentum})
-    u = best(model(space, n, seed), space, seed)[0]
+    u = best(acquisition(model(space, n, seed)), space, seed)[0]
     assert space.contains(space.config(u))
     np.testing.assert_allclose(space.point(space.config(u)), u, atol=1e-5)  # values have six digits

@@ -19,6 +19,7 @@ parameters with many values; a sweep that tries every value of each parameter wi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
@@ -67,16 +68,41 @@ def log_ei(mu: np.ndarray, variance: np.ndarray, incumbent: float) -> tuple[np.n
     return np.log(sigma) + log_of_h, by_mu, by_variance
 
 
-def maximize(gp: GP, incumbent: float, space: Space, rng: np.random.Generator) -> np.ndarray:
-    """Points (m, D) of the space, the one with the largest log EI first."""
+@dataclass(frozen=True)
+class Acquisition:
+    """log EI, plus the logarithm of a belief about where the minimum lies: normal around `center` (Hvarfner et al.
+    2022, "piBO"), with `precision` (D,) the inverse variances along each dimension, 0 for no belief.
+    """
+
+    gp: GP
+    incumbent: float
+    center: np.ndarray
+    precision: np.ndarray
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Its values (m,) at X (m, D)."""
+        return log_ei(*self.gp.predict(X), self.incumbent)[0] - (X - self.center) ** 2 @ self.precision / 2
+
+    def gradient(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Its values (m,) and gradients (m, D)."""
+        mu, variance, mu_gradient, variance_gradient = self.gp.predict_with_gradient(X)
+        value, by_mu, by_variance = log_ei(mu, variance, self.incumbent)
+        gradient = by_mu[:, None] * mu_gradient + by_variance[:, None] * variance_gradient
+        moved = X - self.center
+        return value - moved**2 @ self.precision / 2, gradient - moved * self.precision
+
+
+def maximize(f: Acquisition, space: Space, rng: np.random.Generator) -> np.ndarray:
+    """Points (m, D) of the space, the one with the largest acquisition first."""
+    gp = f.gp
     is_swept = space.is_category | np.array([p.k is not None and p.k <= SWEPT for p in space.parameters.values()])
     X = candidates(gp, space, is_swept, rng)
-    value = log_ei(*gp.predict(X), incumbent)[0]
+    value = f(X)
     starts = rng.choice(len(X), size=STARTS - 2, p=np.exp(value - np.logaddexp.reduce(value)))
     x = np.concatenate([X[[value.argmax(), *starts]], gp.U[[gp.z.argmin()]]])
     for _ in range(2):  # the second time from the best of the first alone
-        climbed = space.snap(climb(gp, incumbent, space, x, ~is_swept))
-        x, its = sweep(gp, incumbent, space, climbed, rng.permutation(np.flatnonzero(is_swept)))
+        climbed = space.snap(climb(f, space, x, ~is_swept))
+        x, its = sweep(f, space, climbed, rng.permutation(np.flatnonzero(is_swept)))
         X, value = np.concatenate([X, x]), np.concatenate([value, its])
         if np.array_equal(climbed, x):
             break
@@ -89,26 +115,28 @@ def candidates(gp: GP, space: Space, is_swept: np.ndarray, rng: np.random.Genera
     D = len(is_swept)
     centers = np.repeat(gp.U[np.argsort(gp.z)[:3]], PERTURBATIONS, axis=0)
     moved = centers + 10 ** rng.uniform(-3, -1, (len(centers), 1)) * rng.standard_normal(centers.shape)
-    reflected = 1 - np.abs(1 - np.abs(moved))  # at the faces of the cube
     redrawn = np.where(rng.random(centers.shape) < 1 / D, rng.random(centers.shape), centers)
-    near = np.where(is_swept, redrawn, reflected).clip(0, 1)
+    near = np.where(is_swept, redrawn, reflect(moved))
     return space.snap(np.concatenate([sobol(CANDIDATES, D, rng), near]))
 
 
-def climb(gp: GP, incumbent: float, space: Space, X: np.ndarray, is_climbed: np.ndarray) -> np.ndarray:
-    """X (m, D) moved to higher EI along the parameters that are climbed, in one L-BFGS-B run for all.
+def reflect(X: np.ndarray) -> np.ndarray:
+    """Points near the unit cube, reflected at its faces."""
+    return (1 - np.abs(1 - np.abs(X))).clip(0, 1)
+
+
+def climb(f: Acquisition, space: Space, X: np.ndarray, is_climbed: np.ndarray) -> np.ndarray:
+    """X (m, D) moved uphill along the parameters that are climbed, in one L-BFGS-B run for all.
 
     Its unit is the length scale, in which the surface is about equally steep in all directions.
     """
     is_free = space.active(X) & is_climbed
-    scale = np.broadcast_to(np.clip(unpack(gp.theta)[0], 0.05, 2), X.shape)[is_free]
+    scale = np.broadcast_to(np.clip(unpack(f.gp.theta)[0], 0.05, 2), X.shape)[is_free]
     X = X.copy()
 
     def negative(x: np.ndarray) -> tuple[float, np.ndarray]:
         X[is_free] = x * scale
-        mu, variance, mu_gradient, variance_gradient = gp.predict_with_gradient(X)
-        value, by_mu, by_variance = log_ei(mu, variance, incumbent)
-        gradient = by_mu[:, None] * mu_gradient + by_variance[:, None] * variance_gradient
+        value, gradient = f.gradient(X)
         return -value.sum(), -gradient[is_free] * scale
 
     if is_free.any():
@@ -119,15 +147,15 @@ def climb(gp: GP, incumbent: float, space: Space, X: np.ndarray, is_climbed: np.
     return X.clip(0, 1)
 
 
-def sweep(gp: GP, incumbent: float, space: Space, X: np.ndarray, swept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """X (m, D) with the best value of each parameter `swept`, one after the other; and its log EI (m,)."""
-    value = log_ei(*gp.predict(X), incumbent)[0]
+def sweep(f: Acquisition, space: Space, X: np.ndarray, swept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """X (m, D) with the best value of each parameter `swept`, one after the other; and its acquisition (m,)."""
+    value = f(X)
     rows = np.arange(len(X))
     for d in swept:
         tried = np.repeat(X[:, None], len(space.levels(d)), axis=1)  # (m, k, D)
         tried[:, :, d] = space.levels(d)
         tried = space.snap(tried.reshape(-1, X.shape[1])).reshape(tried.shape)
-        its = log_ei(*gp.predict(tried.reshape(-1, X.shape[1])), incumbent)[0].reshape(len(X), -1)
+        its = f(tried.reshape(-1, X.shape[1])).reshape(len(X), -1)
         j = its.argmax(1)
         is_better = its[rows, j] > value
         X = np.where(is_better[:, None], tried[rows, j], X)

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
-from mingpt.tuning.acquisition import maximize, sobol
+from mingpt.tuning.acquisition import Acquisition, maximize, reflect, sobol
 from mingpt.tuning.gp import GP, fit
 from mingpt.tuning.pruning import final_value
 from mingpt.tuning.space import Space
@@ -35,6 +36,9 @@ FEW, MANY = 30, 60  # values to which the hyperparameters are fitted under each 
 # Every third suggestion is made without a warp: with one, the search sees little but the neighborhood of the
 # incumbent, and some runs never leave the first local minimum (tests/benchmarks/LOG.md).
 PLAIN_EACH = 3
+# Of a local search: standard deviation of the belief, in the unit cube, and the number of trials after which it is
+# outweighed.
+SPREAD, BELIEF = 0.15, 10
 
 
 @dataclass(frozen=True)
@@ -50,20 +54,32 @@ class Posterior:
         return self.unwarp(mu + deviations * np.sqrt(np.maximum(variance, 0)))
 
 
-def suggestions(space: Space, trials: list[Trial], seed: int, number: int) -> Iterator[dict[str, Any]]:
-    """Configurations with a large expected improvement, the largest first; a Sobol point while little is known."""
+def suggestions(
+    space: Space, trials: list[Trial], seed: int, number: int, is_local: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Configurations with a large expected improvement, the largest first; a Sobol point while little is known.
+
+    Where the search is local, the minimum is believed to lie near the incumbent, the less so the more trials there are.
+    """
     D, n = len(space.names), len(trials)
     warps = WARPS[:1] if number % PLAIN_EACH == 0 else WARPS
     known = posterior(space, trials, warps) if n >= max(4, D + 1) else None
+    best = min((t for t in trials if t.state == "done"), key=lambda t: t.value, default=None) if is_local else None
+    center = np.full(D, 0.5) if best is None else space.point(best.config)
     if known is None:
-        yield space.config(sobol(n + 1, D, np.random.default_rng(seed))[n])
+        u = sobol(n + 1, D, np.random.default_rng(seed))[n]
+        if best is not None:
+            u = np.where(space.is_category, center, reflect(center + SPREAD * ndtri(u.clip(0.01, 0.99))))
+        yield space.config(u)
         return
     gp = known.gp
+    precision = np.where(space.is_category, 0.0, BELIEF / n / SPREAD**2) * (best is not None)
     running = points(space, [trial for trial in trials if trial.state == "running"])
     if len(running):  # their values are taken to be what is expected: "Kriging believer" (Ginsbourger et al. 2010)
         z, tau2 = np.append(gp.z, gp.predict(running)[0]), np.append(gp.tau2, np.zeros(len(running)))
         gp = GP(np.concatenate([gp.U, running]), z, gp.is_category, gp.theta, tau2)
-    yield from map(space.config, maximize(gp, gp.z.min(), space, np.random.default_rng([seed, number])))
+    acquisition = Acquisition(gp, gp.z.min(), center, precision)
+    yield from map(space.config, maximize(acquisition, space, np.random.default_rng([seed, number])))
 
 
 def posterior(space: Space, trials: list[Trial], warps: Sequence[float | None] = WARPS) -> Posterior | None:

@@ -12,8 +12,8 @@ from mingpt.tuning.trial import Trial
 class Strategy:
     """Suggests the first of its proposals that was not tried; in general all configurations in order."""
 
-    def __init__(self, space: Space, seed: int):
-        self.space, self.seed, self.tried, self.n = space, seed, set(), 0
+    def __init__(self, space: Space, seed: int, is_local: bool = False):
+        self.space, self.seed, self.is_local, self.tried, self.n = space, seed, is_local, set(), 0
         self.rest = iter(()) if space.size is None else space.configurations()
         self.first = next(self.rest, None)  # the first in order that may be new
 
@@ -33,11 +33,11 @@ class Strategy:
 class Grid(Strategy):
     """All configurations, the last parameter varying fastest."""
 
-    def __init__(self, space: Space, seed: int):
+    def __init__(self, space: Space, seed: int, is_local: bool = False):
         continuous = [name for name, p in space.parameters.items() if p.k is None]
         if continuous:
             raise UserError(*(f"{name}: a grid needs values such as 0.1,0.2, or a step" for name in continuous))
-        super().__init__(space, seed)
+        super().__init__(space, seed, is_local)
 
 
 class Random(Strategy):
@@ -55,7 +55,7 @@ class Bayesian(Random):
     def proposals(self, trials: list[Trial], number: int) -> Iterator[dict]:
         from mingpt.tuning.bayesian import suggestions  # here, for scipy is slow to import
 
-        yield from suggestions(self.space, trials, self.seed, number)
+        yield from suggestions(self.space, trials, self.seed, number, self.is_local)
         yield from super().proposals(trials, number)
 
 

@@ -27,7 +27,7 @@ class Study:
     space     what is searched
     strategy  a name of STRATEGIES
     pruner    a name of PRUNERS
-    first     configurations of the first trials, in the space or not
+    first     configurations of the first trials, in the space or not; gp then begins its search near the best of them
     journal   where the study is kept, and continued from
 
     >>> from mingpt.tuning import Choice
@@ -48,7 +48,7 @@ class Study:
         journal: Journal | None = None,
     ):
         self.space, self.prune, self.first, self.journal = space, PRUNERS[pruner], first, journal
-        self.strategy = STRATEGIES[strategy](space, seed)
+        self.strategy = STRATEGIES[strategy](space, seed, is_local=bool(first))
         self.trials: list[Trial] = [] if journal is None else journal.trials
         self.in_space = [trial for trial in self.trials if space.contains(trial.config)]
 

@@ -1,6 +1,6 @@
 """Whether tuning pays in a real run: the default settings, our study and Optuna's, trained anew and tested.
 
-    python tests/benchmarks/job.py TEXT.txt TABLE.csv ... [--minutes 15] [--seeds 3] [--output FOLDER]
+    python tests/benchmarks/job.py TEXT.txt TABLE.csv ... [--minutes 15] [--max_iters N] [--seeds 3] [--output FOLDER]
 
 Each file is cut in two: what is searched with, and a test part that no search sees, the last tenth of a text or a
 fifth of a table's rows. Three arms get the same space, the same time for each trial and the same minutes:
@@ -9,8 +9,9 @@ fifth of a table's rows. Three arms get the same space, the same time for each t
     ours        python tune.py --minutes M, confirmation included
     optuna      TPESampler and HyperbandPruner, beginning with the defaults; all minutes are for its search
 
-Then `train.py --config` trains each arm's settings with fresh seeds, in turn, and each model is evaluated on its own
-validation part and on the test part. Everything is written to FOLDER/results.json.
+With --max_iters a run with the defaults makes so many updates. Then `train.py --config` trains each arm's settings with
+fresh seeds, in turn, and each model is evaluated on its own validation part and on the test part. Everything is written
+to FOLDER/results.json.
 """
 
 from __future__ import annotations
@@ -73,20 +74,20 @@ def split(path: Path, folder: Path) -> tuple[Path, Path]:
     return parts
 
 
-def our_study(task: str, data: Path, folder: Path, minutes: float) -> None:
-    command = [sys.executable, "tune.py", "--task", task, "--data", data, "--minutes", minutes, "--study", folder]
+def our_study(flags: list[str], folder: Path, minutes: float) -> None:
+    command = [sys.executable, "tune.py", *flags, "--minutes", minutes, "--study", folder]
     with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
         subprocess.run(list(map(str, command)), cwd=ROOT, check=True, stdout=log, stderr=log)
 
 
-def optuna_study(task: str, data: Path, folder: Path, minutes: float, updates: int) -> dict[str, Any]:
+def optuna_study(flags: list[str], folder: Path, minutes: float, updates: int) -> dict[str, Any]:
     """The settings that Optuna finds; each trial is timed and trained as ours are."""
     import optuna
 
     from tune import prepare
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan = prepare(cli.parse(TuneConfig, ["--task", task, "--data", str(data)], "", ""))
+    plan = prepare(cli.parse(TuneConfig, flags, "", ""))
     objective = Objective(plan.shared, plan.facts, folder.resolve(), updates)
     trials: dict[int, dict[str, Any]] = {}
     end = time.monotonic() + 60 * minutes
@@ -94,8 +95,8 @@ def optuna_study(task: str, data: Path, folder: Path, minutes: float, updates: i
     def evaluate(trial: Any) -> float:
         config = suggest(plan.space, trial)
         settings = objective.settings_of(config)
-        current = run.start(TrainConfig(**settings, out_dir=str(objective.folder_of(trial.number))))
-        trials[trial.number] = config | {"max_iters": settings["max_iters"], "eval_interval": settings["eval_interval"]}
+        current = run.start(TrainConfig(**settings, out_dir=str(objective.run_folder(trial.number))))
+        trials[trial.number] = config | {"max_iters": settings["max_iters"]}
         best = math.inf
         training = trainer.train(current.config, current.task, current.folder, current.state)
         with contextlib.closing(current.folder), contextlib.closing(training):
@@ -104,7 +105,7 @@ def optuna_study(task: str, data: Path, folder: Path, minutes: float, updates: i
                 trial.report(best, step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
-        objective.remove_state(Trial(trial.number, config))
+        objective.remove(Trial(trial.number, config), "state.pt")
         return best
 
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=EVALUATIONS)
@@ -137,7 +138,8 @@ def train(settings: dict[str, Any], seed: int, folder: Path) -> None:
     """`python train.py --config`, as a user trains."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     config = folder.with_suffix(".json")
-    write_json(config, {name: value for name, value in settings.items() if name not in ("seed", "threads")})
+    kept = {name: value for name, value in settings.items() if name not in ("seed", "threads")}
+    write_json(config, kept | {"eval_interval": settings["max_iters"] // EVALUATIONS})
     command = [sys.executable, "train.py", "--config", config, "--seed", seed, "--out_dir", folder]
     subprocess.run(list(map(str, command)), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
@@ -162,15 +164,16 @@ def evaluate(folder: Path, test: Path) -> dict[str, float]:
     return {"validation": validation, "test": value, "seconds": rows[-1]["seconds"]}
 
 
-def run_job(path: Path, folder: Path, minutes: float, seeds: int) -> dict[str, Any]:
+def run_job(path: Path, folder: Path, minutes: float, max_iters: int | None, seeds: int) -> dict[str, Any]:
     task = "classify" if path.suffix in TABLES else "text"
     data, test = split(path, folder / "data")
-    our_study(task, data, folder / "ours", minutes)
+    flags = ["--task", task, "--data", str(data), *([] if max_iters is None else ["--max_iters", str(max_iters)])]
+    our_study(flags, folder / "ours", minutes)
     with contextlib.closing(Journal(folder / "ours")) as journal:
         updates, shared = journal.attributes["updates"], {"task": task, "data": str(data)}
         arms = {"defaults": shared | settings_to_repeat(journal.trials[0])}
-    arms["ours"] = read_json(folder / "ours" / "best.json")
-    arms["optuna"] = optuna_study(task, data, folder / "optuna", minutes, updates)
+    arms["ours"] = {"max_iters": updates, **read_json(folder / "ours" / "best.json")}
+    arms["optuna"] = optuna_study(flags, folder / "optuna", minutes, updates)
     results: dict[str, Any] = {name: {"settings": settings, "runs": []} for name, settings in arms.items()}
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         for name, settings in arms.items():
@@ -194,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--max_iters", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("out/job"))
     arguments = parser.parse_args()
@@ -204,7 +208,8 @@ def main() -> None:
     }
     results: dict[str, Any] = {"machine": machine, "minutes": arguments.minutes}
     for path in arguments.data:
-        results[path.name] = run_job(path, arguments.output / path.stem, arguments.minutes, arguments.seeds)
+        folder = arguments.output / path.stem
+        results[path.name] = run_job(path, folder, arguments.minutes, arguments.max_iters, arguments.seeds)
         write_json(arguments.output / "results.json", results)
         print_results(path.name, results[path.name])
 
