@@ -141,8 +141,8 @@ def begin(asked: TuneConfig, plan: Plan) -> Journal:
     from mingpt.tuning.journal import Journal
     from mingpt.tuning.loop import submit
 
-    print("timing the default settings", file=sys.stderr)
     with executor_of(asked, 1)() as executor:  # where the trials will run
+        print("timing the default settings", file=sys.stderr)
         times = submit(executor, measure, TrainConfig(**plan.shared), plan.base, plan.minutes).result()
     name = "tune-" + (Path(asked.data).stem or "study")
     folder = create_numbered(Path("out"), name) if asked.study is None else Path(asked.study)
@@ -167,6 +167,7 @@ def run_study(asked: TuneConfig, plan: Plan, journal: Journal) -> int:
             repeated = replace(objective, shared=plan.shared | {"threads": asked.threads or default_threads()})
         result = None
         if not ctrl_c.is_pressed:
+            print("\ntraining the best settings and the defaults with new seeds", flush=True)
             result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: ctrl_c.is_pressed)
         budget.save()
     if result is None:

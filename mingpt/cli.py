@@ -58,7 +58,7 @@ def parse(settings: type[S], argv: list[str], prog: str, description: str) -> S:
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a command's main with the arguments typed. What a user can fix ends as lines on stderr and exit code 2."""
-    for output in (sys.stdout, sys.stderr):
+    for output in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
         output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
     try:
         code = main(sys.argv[1:])

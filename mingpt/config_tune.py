@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from mingpt.config import Training
@@ -46,6 +47,11 @@ class Search(Settings):
 
 class TuneConfig(Training, Search):
     """One study: its search, and the settings that its trials share."""
+
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        yield from super().conflicts()
+        for name in {"eval_interval", "patience"} & self.given().keys():
+            yield (name,), f"--{name}: is not used by a study, in which every trial has the same evaluations"
 
     max_iters: int | None = setting(
         None,

@@ -93,8 +93,8 @@ def confirm(
     rho = 0.0 if objective.facts.examples is None else RHO
     if best is defaults:
         return Confirmation(defaults, best, [], [], rho)
-    seed = objective.shared.get("seed", 0)
-    pairs = Space({"seed": Choice(*range(seed + 1, seed + 1 + seeds)), "trial": Choice(0, best.number)})
+    new_seeds = [(objective.shared.get("seed", 0) + 1 + i) % 2**31 for i in range(seeds)]
+    pairs = Space({"seed": Choice(*new_seeds), "trial": Choice(0, best.number)})
     configs = {trial.number: settings_to_repeat(trial) for trial in (defaults, best)}
     folder = objective.folder.parent / "confirmation" / f"{best.number:04}"
     repeated = replace(objective, folder=folder, configs=configs)
@@ -108,10 +108,15 @@ def confirm(
 
 
 def choose(study: Study) -> Trial:
-    """Of the best trials the one with the lowest posterior mean, which is less lucky than the lowest value."""
+    """Of the best trials the one with the lowest posterior mean, which is less lucky than the lowest value.
+
+    The defaults, where none has a lower value.
+    """
     from mingpt.tuning.bayesian import posterior
 
     best = best_trials(study.trials, CANDIDATES)
+    if study.trials[0].value == best[0].value:
+        return study.trials[0]
     expected = posterior(study.space, study.in_space)
     if expected is None or any(trial not in study.in_space for trial in best):
         return best[0]

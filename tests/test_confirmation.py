@@ -74,3 +74,5 @@ def test_the_candidate_is_truly_better_than_the_trial_with_the_lowest_value():
         regret["lowest"] += (study.best.config["x"] - 0.3) ** 2
         regret["chosen"] += (choose(study).config["x"] - 0.3) ** 2
     assert regret["chosen"] < 0.7 * regret["lowest"]
+    study.trials[0].value = study.best.value
+    assert choose(study) is study.trials[0]  # none is better

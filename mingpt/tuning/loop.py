@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
-    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -26,6 +25,7 @@ from concurrent.futures import (
 from multiprocessing import connection, resource_tracker
 from typing import Any, Protocol
 
+from mingpt.errors import UserError
 from mingpt.tuning.study import Study, describe
 from mingpt.tuning.trial import Curve, Trial
 
@@ -120,8 +120,8 @@ def watch(
             objective.stop(trial)
         if future not in completed:
             continue
-        error = CancelledError("the connection is lost") if future.cancelled() else future.exception()
-        if isinstance(error, BrokenExecutor | OSError | CancelledError):
+        error = ConnectionError("the cluster is lost") if future.cancelled() else future.exception()
+        if isinstance(error, BrokenExecutor | OSError):
             raise error
         del running[future]
         if trial.number in pruned:
@@ -172,5 +172,9 @@ def dask_cluster(address: str) -> Iterator[Executor]:
     """The workers of a Dask cluster, which need this package and the study's folder under the same path."""
     from distributed import Client
 
-    with Client(address) as client, client.get_executor(pure=False) as executor:
+    try:
+        client = Client(address)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{address}: no Dask scheduler can be reached ({describe(error)})") from None
+    with client, client.get_executor(pure=False) as executor:
         yield executor
