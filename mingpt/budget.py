@@ -113,7 +113,7 @@ class Budget:
     """
 
     def __init__(self, journal: Journal, defaults: TrainConfig, minutes: float | None):
-        """Of the defaults, as resolved; raises UserError where the minutes are too few. See `measure`."""
+        """Of the defaults, as resolved; the journal has what `measure` returned."""
         self.journal, self.start = journal, time.monotonic()
         self.seconds = math.inf if minutes is None else 60 * minutes
         self.updates, self.run_seconds = (journal.attributes[name] for name in ("updates", "run_seconds"))
@@ -121,9 +121,6 @@ class Budget:
         for_confirmation = CONFIRMATION * (self.seconds if minutes else 60 * MINUTES)
         self.seeds = int(min(max(for_confirmation / (2 * self.run_seconds), SEEDS[0]), SEEDS[1]))
         self.search_seconds = self.seconds - 2 * self.seeds * self.run_seconds
-        if self.search_seconds < 2 * self.run_seconds:
-            needed = math.ceil((2 * SEEDS[0] + 2) * self.run_seconds / 60)
-            raise UserError(f"--minutes {minutes:g}: are too few for runs of {self.run_seconds:.0f} s; needs {needed}")
 
     def spent(self) -> float:
         """Seconds of the study so far, in all its processes."""
@@ -144,10 +141,17 @@ class Budget:
 
 
 def measure(asked: TrainConfig, resolved: TrainConfig, minutes: float | None) -> dict[str, float]:
-    """The attributes of a new study: updates and seconds of a trial, whose runs are shortened where time is short."""
+    """The attributes of a new study: updates and seconds of a trial, whose runs are shortened where time is short.
+
+    Raises UserError where they must not be, and the minutes are too few.
+    """
     ((t0, e0),) = time_in_turn(asked)
     updates: float = resolved.max_iters
     if asked.max_iters is None and minutes is not None:
         updates = min(updates, (60 * minutes / MIN_RUNS - EVALUATIONS * e0) / t0)
     updates = whole_intervals(updates)
-    return {"updates": updates, "run_seconds": updates * t0 + EVALUATIONS * e0}
+    seconds = updates * t0 + EVALUATIONS * e0
+    needed = math.ceil((2 + 2 * SEEDS[0]) * seconds / 60)  # two trials and the confirmation
+    if asked.max_iters is not None and minutes is not None and minutes < needed:
+        raise UserError(f"--minutes {minutes:g}: are too few for runs of {seconds:.0f} s; needs {needed}")
+    return {"updates": updates, "run_seconds": seconds}

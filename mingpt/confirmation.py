@@ -78,8 +78,9 @@ class Confirmation:
             return [*lines, f"result        a run with a new seed failed ({self.failed.attributes['error']})"]
         mean, margin = self.gain
         reference = statistics.fmean(trial.value for trial in self.defaults_again)
-        gain = f"{mean:.4f} lower than the defaults (90 % interval {mean - margin:.4f} to {mean + margin:.4f})"
-        gain += f", {100 * mean / reference:.1f} %" if reference > 0 else ""
+        percent = f" or {100 * abs(mean) / reference:.1f} %" if reference > 0 else ""
+        gain = f"{abs(mean):.4f}{percent} {'lower' if mean > 0 else 'higher'} than the defaults"
+        gain += f" (90 % interval of the gain: {mean - margin:.4f} to {mean + margin:.4f})"
         if self.winner is self.best:
             return [*lines, f"result        trial {self.best.number} is {gain}"]
         return [*lines, f"result        no gain is confirmed: trial {self.best.number} is {gain}"]

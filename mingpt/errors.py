@@ -13,5 +13,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, *problems: str):
-        super().__init__("\n".join(problems))
+        super().__init__(*problems)  # as it is pickled, to come from another process
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)

@@ -95,11 +95,12 @@ def test_runs_are_shortened_where_the_time_is_short(tmp_path, monkeypatch, minut
     assert first.run_seconds == pytest.approx(0.02 * updates + 8 * 0.5)
 
 
-def test_minutes_that_are_too_few_for_what_was_asked_for_are_refused(tmp_path):
-    journal = Journal(tmp_path, {"updates": 5000, "run_seconds": 104.0})
+def test_minutes_that_are_too_few_for_what_was_asked_for_are_refused(monkeypatch):
+    monkeypatch.setattr(budget, "time_in_turn", lambda asked: [(0.02, 0.5)])
+    asked = TrainConfig(max_iters=5000)
     with pytest.raises(UserError, match="--minutes 1: are too few for runs of 104 s; needs 11"):
-        Budget(journal, TrainConfig(max_iters=5000), 1)
-    assert Budget(journal, TrainConfig(max_iters=5000), 11).may_start()
+        measure(asked, asked, 1)
+    assert measure(asked, asked, 11) == measure(asked, asked, None) == {"updates": 5000, "run_seconds": 104.0}
 
 
 def test_no_trial_starts_that_leaves_no_time_for_the_confirmation(tmp_path, monkeypatch):

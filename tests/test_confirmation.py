@@ -50,10 +50,16 @@ def test_chance_is_not_taken_for_a_gain(seeds):
 
 def test_what_is_said_is_what_was_measured():
     won = "\n".join(confirmation([2.0, 2.02], [1.9, 1.91]).lines())
-    assert "2.0000 2.0200" in won and "1.9000 1.9100" in won and "trial 7 is 0.1050 lower than the defaults" in won
-    assert won.endswith(", 5.2 %") and "3.0 s each" in won
+    assert (
+        "2.0000 2.0200" in won
+        and "1.9000 1.9100" in won
+        and "trial 7 is 0.1050 or 5.2 % lower than the defaults" in won
+    )
+    assert "90 % interval of the gain: 0.0734 to 0.1366" in won and "3.0 s each" in won
     lost = "\n".join(confirmation([2.0, 1.8], [1.9, 1.91]).lines())
     assert "no gain is confirmed" in lost
+    worse = "\n".join(confirmation([2.0, 2.02], [2.1, 2.13]).lines())
+    assert "no gain is confirmed: trial 7 is 0.1050 or 5.2 % higher" in worse
     assert confirmation([0.0, 0.0], [0.0, 0.1]).lines()  # an accuracy of 1
     nothing = Confirmation(DEFAULTS, DEFAULTS, [], [], 0.0)
     assert nothing.winner is DEFAULTS and "no trial is expected to be better" in nothing.lines()[0]
