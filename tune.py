@@ -252,9 +252,11 @@ def print_report(study: Study, objective: Objective, plan: Plan, budget: Budget,
     print(f"importance    {output.importance_line(output.importance(study.space, study.in_space))}")
     print(f"plot          {plot_study(study.space, study.trials, folder / 'study.png', 'objective')}")
     print(f"model         {folder / 'trials' / objective.run_folder(result.winner.number).name}")
-    holds = "the defaults" if result.winner is result.defaults else f"trial {result.winner.number}"
-    longer = "" if budget.scale < 1.1 else f", {budget.scale:.1f} times as long as a trial"
-    print(f"settings      {folder / 'best.json'} holds {holds}{longer}")
+    holds = "the defaults"
+    if result.winner is not result.defaults:
+        longer = "" if budget.scale < 1.1 else f", for a run {budget.scale:.1f} times as long"
+        holds = f"trial {result.winner.number}{longer}"
+    print(f"settings      {folder / 'best.json'} holds {holds}")
     print(f"train         python train.py --config {shlex.quote(str(folder / 'best.json'))}")
 
 
