@@ -34,8 +34,9 @@ if TYPE_CHECKING:  # scipy and torch take seconds to import: --help and a mistyp
     from mingpt.tuning.trial import Trial
 
 DESCRIPTION = "Hyperparameter search over the settings of train.py. Without flags: 15 minutes on the manual in Python."
-NOT_RECORDED = ("study", "config", "workers", "dask")  # may differ whenever a study is resumed
-MAY_CHANGE = ("strategy", "search", "trials", "minutes", "pruner", "data", "init_from")  # and are recorded anew
+# When a study is resumed, the first may differ and are not recorded; the others may change, and are recorded anew.
+NOT_RECORDED = ("study", "config", "workers", "dask")
+MAY_CHANGE = ("strategy", "search", "trials", "minutes", "pruner", "data", "init_from")
 
 
 def main(argv: list[str]) -> int:
@@ -214,6 +215,7 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
     from mingpt.tuning.loop import run_trials
     from mingpt.tuning.output import Table, best_trials
 
+    require_defaults(study)
     table = Table(study.space, "objective")
     print(f"\n{table.header}", flush=True)
     for trial in study.trials:
@@ -224,8 +226,7 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
         budget.save()
         tqdm.write(table.line(trial))
         sys.stdout.flush()
-        if trial.number == 0 and trial.state == "failed":
-            raise UserError(f"the trial with the defaults has failed: {trial.attributes['error']}")
+        require_defaults(study)
         objective.remove(trial, "state.pt")
         for other in {t.number: t for t in [trial, *best_trials(study.trials, CANDIDATES + 1)]}.values():
             if other.number and other not in best_trials(study.trials, CANDIDATES):
@@ -236,6 +237,12 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
 
     start_executor = executor_of(asked, asked.workers)
     run_trials(study, objective, start_executor, asked.workers, may_start, should_stop, asked.trials, on_end)
+
+
+def require_defaults(study: Study) -> None:
+    """Raise UserError where the trial with the defaults has failed: there is nothing to compare with."""
+    if study.trials and study.trials[0].state == "failed":
+        raise UserError(f"the trial with the defaults has failed: {study.trials[0].attributes['error']}")
 
 
 def print_report(study: Study, objective: Objective, plan: Plan, budget: Budget, result: Confirmation) -> None:

@@ -49,7 +49,9 @@ class Timer:
         torch.set_num_threads(config.threads)
         self.task = run.load_task(config.task)(config, data)
         model_config = run.build_model_config(config, self.task, facts.base)
-        self.config = config.model_copy(update={"max_iters": 2**31, "eval_interval": 2**31})
+        # without an end, and with steps so small that no configuration diverges while it is timed
+        endless = {"max_iters": 2**31, "eval_interval": 2**31, "learning_rate": 1e-9, "min_learning_rate": 1e-9}
+        self.config = config.model_copy(update=endless)
         self.state = trainer.State(self.config, model_config)
         self.time_updates(WARM_UP)
         self.time_evaluation()
@@ -113,7 +115,7 @@ class Budget:
     """
 
     def __init__(self, journal: Journal, defaults: TrainConfig, minutes: float | None):
-        """Of the defaults, as resolved; the journal has what `measure` returned."""
+        """`defaults` are resolved; the journal has the attributes that `measure` returned."""
         self.journal, self.start = journal, time.monotonic()
         self.seconds = math.inf if minutes is None else 60 * minutes
         self.updates, self.run_seconds = (journal.attributes[name] for name in ("updates", "run_seconds"))
@@ -143,7 +145,7 @@ class Budget:
 def measure(asked: TrainConfig, resolved: TrainConfig, minutes: float | None) -> dict[str, float]:
     """The attributes of a new study: updates and seconds of a trial, whose runs are shortened where time is short.
 
-    Raises UserError where they must not be, and the minutes are too few.
+    Raises UserError where max_iters was asked for and does not fit into the minutes.
     """
     ((t0, e0),) = time_in_turn(asked)
     updates: float = resolved.max_iters

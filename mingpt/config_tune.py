@@ -30,9 +30,7 @@ class Search(Settings):
         None, "time for the whole study, confirmation included", gt=0, follows="15, or no limit with trials or a grid"
     )
     trials: int | None = setting(None, "number of trials", ge=1, follows="minutes, or the whole grid")
-    pruner: Pruner = setting(
-        "forecast", "early stopping of trials: never, or where the forecast of their final value is bad"
-    )
+    pruner: Pruner = setting("forecast", "early stopping of trials: none, or by a forecast of their final value")
     workers: int = setting(1, "trials in parallel, each in its own process", ge=1, le=1024)
     dask: str | None = setting(
         None, "address of a Dask scheduler whose workers train; they need the study's folder", metavar="ADDRESS"

@@ -89,7 +89,10 @@ class Confirmation:
 def confirm(
     study: Study, objective: Objective, seeds: int, start_executor: StartExecutor, should_stop: Callable[[], bool]
 ) -> Confirmation | None:
-    """Train the best settings and the defaults again; None where it is interrupted. Runs of before are not repeated."""
+    """Train the best settings and the defaults again; None where it is interrupted.
+
+    The finished runs of an interrupted confirmation are not repeated.
+    """
     defaults, best = study.trials[0], choose(study)
     rho = 0.0 if objective.facts.examples is None else RHO
     if best is defaults:
@@ -100,8 +103,11 @@ def confirm(
     folder = objective.folder.parent / "confirmation" / f"{best.number:04}"
     repeated = replace(objective, folder=folder, configs=configs)
     again = Study(pairs, "grid")  # kept in the folders of its runs alone
-    remove = lambda trial: repeated.remove(trial, "state.pt", "model.safetensors")  # noqa: E731
-    run_trials(again, repeated, start_executor, 1, should_stop=should_stop, on_end=remove)
+
+    def on_end(trial: Trial) -> None:
+        repeated.remove(trial, "state.pt", "model.safetensors")
+
+    run_trials(again, repeated, start_executor, 1, should_stop=should_stop, on_end=on_end)
     if should_stop():
         return None
     defaults_again, best_again = ([t for t in again.trials if t.config["trial"] == number] for number in configs)

@@ -2,8 +2,9 @@
 
 With budget.py and confirmation.py the only files that know both training and tuning.
 
-    parse_space    what is typed behind --search, as a space of train.py's settings
-    default_space  the space where nothing is typed, and `first_configs`, with which its search begins
+    parse_space    the values of --search, as a space of train.py's settings
+    default_space  the space without --search
+    first_configs  the configurations of the first trials
     Objective      trial -> settings -> run in a folder of its own -> curve
 """
 
@@ -154,7 +155,7 @@ class Objective:
     def __call__(self, number: int, config: dict[str, Any]) -> bool:
         from mingpt import run, trainer
 
-        if len(self.metrics(number)) == EVALUATIONS:  # a process was killed before it could say so
+        if len(self.metrics(number)) == EVALUATIONS:  # the process was killed before it returned
             return True
         folder = self.run_folder(number)
         wait_until_free(folder)
@@ -162,7 +163,7 @@ class Objective:
             current = run.resume(TrainConfig(out_dir=str(folder), resume=True, data=self.shared["data"]))
         else:
             settings = self.settings_of(config)
-            shutil.rmtree(folder)  # a process was killed before its settings were saved
+            shutil.rmtree(folder)  # what is left of a process that was killed before it saved its settings
             current = run.start(TrainConfig(**settings, out_dir=str(folder)))
         should_stop = self.stop_file(number).exists
         training = trainer.train(current.config, current.task, current.folder, current.state, should_stop)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 
+import optuna
 import pytest
 
 from mingpt.errors import UserError
@@ -50,7 +51,6 @@ def read(folder) -> list:
 
 
 def test_optuna_shows_the_same_study_while_it_runs(tmp_path):
-    optuna = pytest.importorskip("optuna")
     trials = write_study(tmp_path / "s")
     assert read(tmp_path / "s") == list(map(fields, trials))
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "s" / "journal.jsonl"))

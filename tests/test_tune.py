@@ -104,8 +104,9 @@ def test_the_winner_keeps_its_promise_and_best_json_works_anywhere(place):
     assert not values & {t.value for t in trials} and len(values) == 4  # other seeds, other values
     (place / "elsewhere").mkdir()
     shutil.move(place / "out" / "tune-fox" / "best.json", place / "elsewhere")
-    train(place / "elsewhere", "--config", "best.json", "--out_dir", "run", "--threads", 1, "--eval_interval", 5)
     best = read_json(place / "elsewhere" / "best.json")
+    as_the_trial = ["--threads", 1, "--eval_interval", best["max_iters"] // 8]  # how many updates there are was timed
+    train(place / "elsewhere", "--config", "best.json", "--out_dir", "run", *as_the_trial)
     winner = min(
         (
             t
@@ -229,6 +230,15 @@ def test_bad_input_is_refused_and_nothing_is_written(place, flags, words):
     arguments = flags if "--data" in flags else ["--data", "fox.txt", *flags]
     assert_refused(run_in_process(*arguments, cwd=place, module="tune"), words)
     assert sorted(str(path) for path in place.rglob("*") if path.name != "lock") == before
+
+
+def test_a_study_whose_defaults_fail_ends_with_their_error_also_when_it_is_resumed(place):
+    flags = ["--optimizer", "sgd", "--grad_clip", 0, "--learning_rate", 1e30, "--search", "dropout=0,0.1", *SHORT]
+    for arguments in ([*flags, "--study", "s"], ["--study", "s"]):
+        result = run_in_process(*arguments, cwd=place, module="tune")
+        assert result.returncode == 2
+        assert result.stderr.splitlines()[-1].startswith("error: the trial with the defaults has failed: Diverged: ")
+    assert len(read(place / "s")) == 1
 
 
 def test_errors_are_lines_and_exit_code_2(place):

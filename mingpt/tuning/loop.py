@@ -14,14 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing import connection, resource_tracker
 from typing import Any, Protocol
 
@@ -59,7 +52,7 @@ def run_trials(
 
     Once should_stop(), all running trials are stopped and stay unfinished. Where a worker dies, which takes its whole
     pool with it, the pool is replaced, and the trials that ran continue one at a time: one of them may be the cause.
-    Any exception fails its trial, except an OSError, which is none of its configuration: it is raised.
+    A trial whose worker raises an exception has failed; an OSError, such as a full disk, is raised here instead.
     """
     is_over = False
     while not is_over:

@@ -1,7 +1,8 @@
 """A study: asks a strategy for configurations, and keeps their trials. One process owns a study at a time.
 
 With a journal, what a call says is in the file when it returns, and a study whose process was killed continues from
-it: a suggestion depends on the space, the seed and the trials alone, so that the study is the one it would have been.
+it: a suggestion depends on the space, the seed and the trials alone, so that trials run one at a time are the same
+as without the kill.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Study:
     def tell(self, trial: Trial, value: float = math.nan, state: str = "done", **attributes: Any) -> None:
         """The end of a trial: "done" with a value, "stopped" with a curve, or "failed".
 
-        A trial has failed, too, whose value, or whose lowest reported one if it is stopped, is not finite.
+        It counts as failed if its value, or the lowest reported value of a stopped trial, is not finite.
         """
         needed = {"done": float(value), "stopped": trial.lowest}.get(state)
         if needed is not None and not math.isfinite(needed):
