@@ -72,6 +72,8 @@ def train(run: Run) -> int:
 
 
 def print_header(run: Run) -> None:
+    from mingpt import trainer
+
     config, model = run.config, run.state.model
     parameters = sum(w.numel() for w in model.parameters()) / 1e6
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad) / 1e6
@@ -85,6 +87,8 @@ def print_header(run: Run) -> None:
         f"training      {config.max_iters:,} updates of {config.batch_size:,} sequences, {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, {config.device}, {config.threads} threads, {config.dtype}"
     )
+    minutes = trainer.estimate_seconds(config, run.task, run.state) / 60
+    print(f"time          about {'a minute' if minutes < 1.5 else f'{minutes:.0f} minutes'}")
     if config.init_from:
         print(f"fine-tunes    {config.init_from}")
     if run.state.progress.step:

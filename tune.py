@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
             asked = merge(typed, journal)
             plan = prepare(asked)
             if journal.attributes["data_sha256"] != plan.data_sha256:
-                raise UserError(f"--data {asked.data}: is not the data that the study in {folder} began with")
+                raise UserError(f"--data {plan.base.data}: is not the data that the study in {folder} began with")
             for name, value in plan.attributes(asked).items():
                 journal.set_attribute(name, value)
         return run_study(asked, plan, journal)
@@ -118,7 +118,7 @@ def prepare(asked: TuneConfig) -> Plan:
     space = objective.parse_space(asked.search, asked.init_from) if asked.search else None
     data, facts = run.read_facts(asked)
     given = {name: value for name, value in asked.given().items() if name in Training.model_fields and name != "config"}
-    shared = given | {"data": absolute(asked.data)}
+    shared = given | {"data": absolute(resolve(TrainConfig(**given), facts).data)}
     if asked.init_from:
         shared["init_from"] = str(pretrained.locate(asked.init_from).resolve())
     if not asked.dask:
@@ -145,7 +145,7 @@ def begin(asked: TuneConfig, plan: Plan) -> Journal:
     with executor_of(asked, 1)() as executor:  # where the trials will run
         print("timing the default settings", file=sys.stderr)
         times = submit(executor, measure, TrainConfig(**plan.shared), plan.base, plan.minutes).result()
-    name = "tune-" + (Path(asked.data).stem or "study")
+    name = "tune-" + (Path(plan.base.data).stem or "study")
     folder = create_numbered(Path("out"), name) if asked.study is None else Path(asked.study)
     return Journal(folder, plan.attributes(asked) | times)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mingpt import cli
-from mingpt.data.dialogue import END, MARKERS, Message, encode_prompt
+from mingpt.data.dialogue import END, MARKERS, SPACE, Message, encode_prompt
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.generation.settings import TEXT, GenerationSettings, load_model
@@ -21,7 +21,7 @@ DESCRIPTION = "Chat with a model of --task chat. Piped standard input is answere
 COMMANDS = {
     "/reset": "start a new conversation with the same system message",
     "/system": "TEXT: set the system message; without TEXT: remove it",
-    "/save": "FILE: write the conversation as a row of JSONL, which --task chat can learn from",
+    "/save": "FILE: append the conversation to a JSONL file, which --task chat can learn from",
     "/quit": "end, as Ctrl-D does; Ctrl-C stops an answer",
 }
 
@@ -42,11 +42,11 @@ def main(argv: list[str]) -> int:
     for name, line in itertools.chain([("--system: ", f"/system {settings.system}")], lines):
         try:
             chat.handle(line)
-        except UserError as error:  # ends neither a conversation nor the answers to other lines
+        except UserError as error:
             print(f"error: {name}{error}", file=sys.stderr)
             if name == "--system: ":
                 return 2
-            code = 0 if is_interactive else 2
+            code = 0 if is_interactive else 2  # the other lines are answered all the same
     return code
 
 
@@ -70,11 +70,7 @@ class Chat:
             raise UserError(f"{settings.folder}: is not a chat model; use python -m mingpt.generate {settings.folder}")
         self.settings, self.model, self.tokenizer, self.is_interactive = settings, model, tokenizer, is_interactive
         self.max_prompt = model.config.block_size * 3 // 4  # the rest of the context is for the answer
-        self.reset()
-
-    def reset(self) -> None:
-        self.messages: list[Message] = []
-        self.saved: set[Path] = set()  # files that this conversation was written to
+        self.messages: list[Message] = []  # apart from the system message
 
     def handle(self, line: str) -> None:
         """Answer a message, or run a command. Raises UserError where it cannot."""
@@ -84,7 +80,7 @@ class Chat:
         elif name == "/help":
             print(*(f"{command:9}{help}" for command, help in COMMANDS.items()), sep="\n")
         elif name == "/reset":
-            self.reset()
+            self.messages = []
         elif name == "/system":
             system = [{"role": "system", "content": text}] if text else []
             encode_prompt(self.tokenizer, [*system, {"role": "user", "content": ""}], self.max_prompt)  # it must fit
@@ -104,29 +100,29 @@ class Chat:
             print(f"note: the context length is reached; the oldest {left_out} turns are left out", file=sys.stderr)
         limit = min(self.settings.max_new_tokens, self.model.config.block_size - len(ids))
         answer = Completion(self.tokenizer, end_ids=self.tokenizer.special_ids.values())
-        options = self.settings.sampling() | {"first": len(self.messages)}  # each answer has a random stream
         content = ""
         with contextlib.suppress(KeyboardInterrupt) if self.is_interactive else contextlib.nullcontext():
-            for piece in complete(self.model, ids, answer, limit, **options):
+            stream = len(self.messages)  # of random numbers, another for each answer
+            for piece in complete(self.model, ids, answer, limit, first=stream, **self.settings.sampling()):
+                print(piece if content else piece.removeprefix(SPACE), end="", flush=True)
                 content += piece
-                print(piece, end="", flush=True)
         print(flush=True)
+        content = content.removeprefix(SPACE)
         if content.strip():
             self.messages = [*messages, {"role": "assistant", "content": content}]
         if answer.ended_by == "length":
             print(f"note: the answer is cut off at {limit:,} tokens", file=sys.stderr)
 
     def save(self, name: str) -> None:
-        """Write the conversation to a new file, or to one that it was written to before."""
+        """Append the conversation to a file, as a row of JSONL."""
         if not name or not self.messages:
             raise UserError("/save: the conversation is empty" if name else "/save: needs a FILE")
+        row = json.dumps({"messages": self.system + self.messages}, ensure_ascii=False)
         try:
-            path = Path(name).expanduser().resolve()
-            with open(path, "w" if path in self.saved else "x", encoding="utf-8") as file:
-                print(json.dumps({"messages": self.system + self.messages}, ensure_ascii=False), file=file)
+            with open(Path(name).expanduser(), "a", encoding="utf-8") as file:
+                print(row, file=file)
         except (OSError, ValueError, RuntimeError) as error:  # a null byte in the name; ~ of an unknown user
             raise UserError(f"/save {name}: cannot be written ({getattr(error, 'strerror', error)})") from None
-        self.saved.add(path)
         print(f"note: saved in {name}", file=sys.stderr)
 
 

@@ -78,11 +78,12 @@ class DataSettings(Settings):
     """Data and task."""
 
     group = "data"
-    data: str = setting(
-        "pydoc",
-        "pydoc (the manual inside Python), shakespeare (downloaded once), or a file: UTF-8 text or a folder of it, "
-        "JSONL dialogues for chat, CSV, TSV or JSONL for classify and regress",
+    data: str | None = setting(
+        None,
+        "pydoc (the manual inside Python), shakespeare (downloaded once), shop (dialogues), or a file: UTF-8 text or a "
+        "folder of it, JSONL dialogues for chat, CSV, TSV or JSONL for classify and regress",
         metavar="PATH",
+        follows="task: pydoc for text, shop for chat",
         min_length=1,
     )
     task: Task = setting("text", "language modeling, dialogue, text classification, or text regression")

@@ -147,17 +147,20 @@ class GPT(nn.Module):
         """Initialize the weights for training.
 
         A matrix that reads the residual stream has standard deviation 0.5 / sqrt(C), 0.02 at GPT-2's width; one
-        that writes to it starts at 0, so that a new block is the identity (tests/benchmarks/LOG.md).
+        that writes to it starts at 0, so that a new block is the identity. Embeddings of tokens are larger than those
+        of positions, so that tokens are soon recognized and copied (tests/benchmarks/LOG.md); both shrink with the
+        width, so that the tied head's logit of the current token, C times their deviation, does not grow with it.
         """
+        C = self.config.n_embd
         for name, weight in self.named_parameters():
             if name.endswith("bias") or name.endswith("c_proj.weight"):
                 nn.init.zeros_(weight)
             elif name == "wte.weight":
-                nn.init.normal_(weight, std=0.02)
+                nn.init.normal_(weight, std=6.4 / C)
             elif name == "wpe.weight":
-                nn.init.normal_(weight, std=0.05)
+                nn.init.normal_(weight, std=2.56 / C)
             elif weight.dim() == 2:
-                nn.init.normal_(weight, std=0.5 / math.sqrt(self.config.n_embd))
+                nn.init.normal_(weight, std=0.5 / math.sqrt(C))
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> GPT:

@@ -47,7 +47,7 @@ T = TypeVar("T", bound=Training)
 def resolve(asked: T, facts: Facts) -> T:
     """The complete settings of a run.
 
-    In order, each over the one before: the defaults of the fields, of the task, of fine-tuning, of the data, of the
+    In order, each over the one before: the defaults of the fields, of the task, of the data, of fine-tuning, of the
     optimizer, and what was asked for. Raises UserError where the task or the model to start from does not allow it.
 
     >>> from mingpt.config import TrainConfig
@@ -58,11 +58,11 @@ def resolve(asked: T, facts: Facts) -> T:
     given = asked.given()
     if problems := find_problems(asked, given, facts):
         raise UserError(*problems)
-    values: dict[str, Any] = dict(asked) | {"loss": facts.task.losses[0]} | facts.task.defaults
+    values: dict[str, Any] = dict(asked) | {"loss": facts.task.losses[0]} | facts.task.defaults | facts.from_data
     if facts.base:  # which brings its architecture and its tokenizer
         values |= {name: getattr(facts.base, name) for name in Architecture.model_fields} | FINE_TUNING
         values |= {"tokenizer": None, "vocab_size": None}
-    values |= facts.from_data | given
+    values |= given
     if values["tokenizer"] != "bpe" and "vocab_size" not in given:
         values["vocab_size"] = None
     optimizer = OPTIMIZER_DEFAULTS[values["optimizer"]]

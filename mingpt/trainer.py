@@ -38,6 +38,8 @@ from mingpt.tasks.base import Task, to_tensors
 # (tests/benchmarks/LOG.md).
 AVERAGING = 10
 
+WARM_UP, TIMED, OVERHEAD = 2, 4, 1.2  # passes; time of a run relative to that of its passes alone
+
 
 class Diverged(Exception):
     """A loss or a weight is not finite."""
@@ -161,6 +163,23 @@ def train(
                 raise Diverged(f"a weight after update {progress.step} is not finite")
             folder.save_state(state.state_dict())
             break
+
+
+def estimate_seconds(config: TrainConfig, task: Task, state: State) -> float:
+    """About how long the remaining updates take, from passes over a few micro-batches."""
+    model, parts = state.model, config.gradient_accumulation
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    for step in range(WARM_UP + TIMED):
+        if step == WARM_UP:
+            start = time.perf_counter()
+        micro_batch = [tensor.chunk(parts)[0] for tensor in to_tensors(task.batch(step), model)]
+        with autocast:
+            loss = task.loss(model, *micro_batch)
+        loss.backward()
+        loss.item()  # waits for a GPU
+    seconds = (time.perf_counter() - start) / TIMED
+    model.zero_grad()
+    return (config.max_iters - state.progress.step) * parts * seconds * OVERHEAD
 
 
 def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, float]) -> dict[str, float]:

@@ -138,3 +138,107 @@ def random_model(seed: int = 0, **settings) -> GPT:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     return model.eval()
+
+
+# A small phrase file: two requests, small talk, slots that are remembered and not, a fact, an invented list.
+BAKERY = """\
+[system]
+name =
+    You sell cakes at {shop}.
+hours =
+    Open at {open}.
+tone =
+    Be {tone}.
+
+[tones]
+brief = {answer}
+warm = {answer} Come soon!
+
+[slot cake]
+ask = Which cake?
+reply =
+    the {cake}
+recall =
+    what did i order
+answer = You ordered the {cake}.
+unknown = You have ordered nothing yet.
+correct =
+    no, the {cake}
+
+[slot day]
+ask = For which day?
+reply =
+    {day}
+
+[values]
+invented = fruit
+fruit = apple | plum | cherry | lemon | orange | pear | fig | grape | peach | quince | mango | lime
+cake = {fruit} cake | tart
+day = May # | June ##
+shop = {fruit} House
+open = # am | ## o'clock
+tone = brief | warm
+remark = i am hungry | it rains
+
+[noise]
+opener =
+    hi,
+closer =
+    please
+frame =
+    about {about}
+join =
+    {first} and {second}
+dropped =
+    the
+    a
+
+[synonyms]
+words =
+    bun | bread roll
+
+[intent order_cake]
+needs = cake day
+user =
+    i want a cake
+    bake me a {cake} for {day}
+    one {cake}
+    a cake for {day}
+    what about a {cake}
+    (can you|will you) make a {cake} by {day}
+    something sweet
+    a birthday is coming
+again =
+    the same again
+about =
+    an order
+assistant = The {cake} is ready on {day}. It is fresh.
+
+[intent hours]
+facts = open
+user =
+    when do you open
+    opening hours
+    how early may i come
+    are you open now
+    is anybody there
+    may i come today
+    hours
+    when can i fetch a bun
+about =
+    the hours
+assistant = We open at {open}. Ring the bell.
+unknown = Please look at our door.
+
+[intent hello]
+user =
+    hello
+    good day
+    hey
+    hi
+    greetings
+    hello there
+    morning
+    good evening
+assistant = Hello! What can I do for you?
+"""

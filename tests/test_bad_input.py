@@ -36,6 +36,7 @@ BAD = {
     "out of range": (["--dropout", "1"], "--dropout 1: input should be less than 1"),
     "negative": (["--max_iters", "-5"], "--max_iters -5: input should be greater than or equal to 1"),
     "no value": (["--n_layer"], "--n_layer: needs a value"),
+    "a table's task without a table": (["--task", "classify"], "--data: a CSV, TSV or JSONL file is needed by --task"),
     "another task's loss": (["--loss", "mse"], "--loss mse: does not fit --task text, which accepts cross_entropy"),
     "another task's setting": (["--class_weights"], "--class_weights: is not used by --task text"),
     "vocabulary of characters": (["--vocab_size", "300"], "--vocab_size 300: applies to --tokenizer bpe, not to char"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -106,17 +107,54 @@ def test_long_dialogues_are_split_and_what_fits_nowhere_is_truncated(tmp_path):
     task = make_task(write(tmp_path / "long.jsonl", dialogues), block_size=16, tokenizer="char")
     assert "3 dialogues longer than 16 tokens are split" in task.describe()
     examples = task.train.examples + task.validation.examples
-    assert sorted(int(example.mask.sum()) for example in examples) == [2] * 18 + [13]  # none without an answer
+    assert sorted(int(example.mask.sum()) for example in examples) == [3] * 18 + [12]  # none without an answer
     assert max(len(example.ids) for example in examples) == 16
 
 
-def test_the_report_shows_a_held_out_question_and_its_answer(farm):
+def test_the_report_shows_conversations_of_held_out_users_with_the_model(farm):
     printed = (farm / "printed.txt").read_text(encoding="utf-8")
     assert "farm: 45 dialogues for training, 4 for validation; " in printed
     assert "python -m mingpt.chat out/farm\n" in printed
-    sample = printed[printed.index("a held-out question and the model's answer") :]
-    question, answer = (sample.split(marker)[1].splitlines()[0] for marker in ("<|user|>", "<|assistant|>"))
-    assert answer == SOUNDS[question.removeprefix("and a ").removesuffix("?")] + "!"
+    questions, replies = (re.findall(rf"^    {role} +(.*)$", printed, re.MULTILINE) for role in ("user", "assistant"))
+    animals = [question.removeprefix("and a ").removesuffix("?") for question in questions]
+    assert len(animals) == 6 and replies == [f"{SOUNDS[animal]}!" for animal in animals]  # three of two exchanges
+
+
+def test_many_dialogues_have_a_larger_model_by_default_but_not_a_base_model(tmp_path, farm, monkeypatch):
+    monkeypatch.setattr("mingpt.tasks.chat.MANY", 40)
+    config = make_task(farm / "farm.jsonl", tokenizer="char").config
+    assert (config.n_layer, config.n_embd, config.batch_size, config.dropout) == (4, 128, 32, 0.0)
+    assert (
+        config.max_iters == 1188
+        and make_task(farm / "farm.jsonl", tokenizer="char", batch_size=38).config.max_iters == 1000
+    )
+    base = make_task(farm / "farm.jsonl", init_from=str(farm / "out" / "farm")).config
+    assert (base.n_layer, base.n_embd, base.batch_size, base.max_iters) == (1, 32, 8, 3 * 6)
+
+
+def test_greedy_answers_to_annotated_questions_are_measured_by_part(tmp_path, cache):
+    """The model learns one answer, so that each part's accuracy follows from how often it is the right one."""
+    rows = [{"messages": question_and_answer("a", "yes 1")}] * 40
+    rows += [{"messages": question_and_answer("b", "no 2")}]
+    rows += [{"messages": question_and_answer("a", "yes 1"), "part": "easy"}] * 2
+    rows += [{"messages": question_and_answer("a", "no 1"), "part": "half"}]
+    rows += [{"messages": question_and_answer("a", "yes 3"), "part": "half"}]
+    (tmp_path / "parts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flags = [part for name, value in SMALL.items() for part in (f"--{name}", value)]
+    options = ["--max_iters", 60, "--dropout", 0, "--learning_rate", 0.02, "--batch_size", 8, "--eval_interval", 30]
+    printed = train(tmp_path, "--task", "chat", "--data", "parts.jsonl", *flags, *options, *MACHINE)
+    assert "parts: 41 dialogues for training, 4 for validation; " in printed
+    assert re.search(r"held-out answers +number +intent +slots\n", printed)
+    assert re.search(r"easy +2 +1\.000 +1\.000\n", printed) and re.search(r"half +2 +0\.500 +0\.500\n", printed)
+    last = read_metrics(tmp_path / "out" / "parts")[-1]
+    assert (last["intent_accuracy"], last["slot_accuracy"]) == (0.75, 0.75)
+
+
+def question_and_answer(question: str, answer: str) -> list[dict]:
+    """Annotated: the intent is the answer's first word, its slot the second."""
+    intent, number = answer.split()
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [messages[0], messages[1] | {"intent": intent, "slots": {"number": number}}]
 
 
 def test_transformers_computes_the_same_loss_and_stops_at_the_end_of_a_turn(farm):
@@ -135,14 +173,14 @@ def test_transformers_computes_the_same_loss_and_stops_at_the_end_of_a_turn(farm
     question = [{"role": "user", "content": "cow"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     new = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    assert tokenizer.decode(new) == "moo!<|end|>"
+    assert tokenizer.decode(new) == " moo!<|end|>"
 
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (dict(data="pydoc"), "pydoc: is not a .jsonl file"),
-        (dict(data="one.jsonl"), "one.jsonl: has a single dialogue"),
+        (dict(data="pydoc"), "--data pydoc: no such file; built-in dialogues: shop"),
+        (dict(data="one.jsonl"), "one.jsonl: has no dialogue for training beside the 1 for validation"),
         (dict(data="farm.jsonl", block_size=4), "--block_size 4: is too short for any of the answers"),
         (dict(data="farm.jsonl", class_weights=True), "--class_weights: is not used by --task chat"),
         (dict(data="emoji.jsonl", init_from="letters"), "emoji.jsonl: .*🎉"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from mingpt.data.dialogue import END, MARKERS, add_markers, encode_dialogue, encode_prompt, read_dialogues
+from mingpt.data.dialogue import END, MARKERS, Dialogue, add_markers, encode_dialogue, encode_prompt, read_dialogues
 from mingpt.data.dialogue import split_dialogue as split
 from mingpt.data.tokenizer import TOKENIZERS, load_tokenizer
 from mingpt.errors import UserError
@@ -76,7 +76,7 @@ def test_no_text_forges_a_special_token(parts, role):
         special = {*tokenizer.special_ids.values()}
         ids = encode_dialogue(tokenizer, dialogue(f"{role} {content}", f"u {content}"))[0].tolist()
         assert sum(i in special for i in ids) == 4
-        assert tokenizer.decode(ids[1 : ids.index(tokenizer.eos_id)]) == content
+        assert tokenizer.decode(ids[1 : ids.index(tokenizer.eos_id)]) == f" {content}"
 
 
 # ---- Prompts and pieces that fit ----
@@ -136,7 +136,18 @@ def test_a_file_is_read_with_byte_order_mark_other_keys_and_blank_lines(tmp_path
     odd = {"role": "user", "content": "line\u2028separator é", "name": "Ann"}
     lines = [row(USER, ASSISTANT, topic="x"), "", "  ", row(odd, ASSISTANT), ""]
     path.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
-    assert read_dialogues(path) == [[USER, ASSISTANT], [{"role": "user", "content": odd["content"]}, ASSISTANT]]
+    expected = [[USER, ASSISTANT], [{"role": "user", "content": odd["content"]}, ASSISTANT]]
+    assert read_dialogues(path) == [Dialogue(messages) for messages in expected]
+
+
+def test_annotations_and_the_part_of_a_held_out_dialogue_are_read(tmp_path):
+    path = tmp_path / "chat.jsonl"
+    greeting, order = ASSISTANT | {"intent": "greeting"}, ASSISTANT | {"intent": "order", "slots": {"number": "4711"}}
+    path.write_text("\n".join([row(USER, greeting), row(USER, order, part="numbers")]), encoding="utf-8")
+    assert read_dialogues(path) == [
+        Dialogue([USER, greeting | {"slots": {}}]),
+        Dialogue([USER, order], part="numbers"),
+    ]
 
 
 BAD_ROWS = {
@@ -162,3 +173,18 @@ def test_rows_that_are_not_dialogues_are_named_the_first_ten_and_a_count(tmp_pat
     assert count == f"{path}: 2 more rows cannot be used"
     for number, (line, problem) in enumerate(zip(lines, BAD_ROWS.values(), strict=True), start=3):
         assert line.startswith(f"{path}, row {number}: ") and problem in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (row(USER, ASSISTANT | {"intent": 1}), "message 2: intent must be a text, and slots an object of texts"),
+        (row(USER, ASSISTANT | {"intent": "a", "slots": {"b": 1}}), "message 2: intent must be a text, and slots"),
+        (row(USER, ASSISTANT, part=1), "part is 1; it must be a non-empty text"),
+    ],
+)
+def test_a_wrong_annotation_is_named(tmp_path, line, problem):
+    path = tmp_path / "chat.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(f"{path}, row 1: {problem}")):
+        read_dialogues(path)

@@ -61,7 +61,7 @@ def test_what_is_not_utf8_text_is_refused(tmp_path, monkeypatch, content, expect
 def test_what_is_missing_or_empty_is_named(tmp_path):
     assert problem(tmp_path) == f"--data {tmp_path}: the folder has no files"
     assert problem("/dev/null").startswith("--data /dev/null: is neither a file nor a folder")
-    assert problem("no.txt") == "--data no.txt: no such file or folder; built-in data: pydoc, shakespeare"
+    assert problem("no.txt") == "--data no.txt: no such file or folder; built-in texts: pydoc, shakespeare"
 
 
 def test_shakespeare_is_downloaded_once_and_verified(monkeypatch, tmp_path):

@@ -16,8 +16,10 @@ from conftest import MACHINE, ROOT, RUN, TEXT, TINY, command, evaluation_lines, 
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from mingpt import GPT, load_tokenizer
+from mingpt import GPT, cli, load_tokenizer, run
+from mingpt.config import TrainConfig
 from mingpt.plot import plot_losses
+from mingpt.trainer import estimate_seconds
 
 
 def test_a_run_writes_its_files(folder):
@@ -35,6 +37,20 @@ def test_a_run_writes_its_files(folder):
     assert set(metrics[0]) == {"step", "train_loss", "val_loss", "bits_per_byte", "learning_rate"}
     losses = [row["val_loss"] for row in metrics]
     assert losses[-1] < 2.5 < losses[0] < 4
+
+
+def test_the_time_of_a_run_is_estimated_without_a_change_to_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fox.txt").write_text(TEXT, encoding="utf-8")
+    started = run.start(cli.parse(TrainConfig, RUN, "train.py", ""))
+    before = [weight.clone() for weight in started.state.model.parameters()]
+    seconds = [estimate_seconds(started.config, started.task, started.state)]
+    started.state.progress.step = started.config.max_iters // 2
+    seconds.append(estimate_seconds(started.config, started.task, started.state))
+    started.folder.close()
+    assert 0 < seconds[0] < 60 and seconds[1] > 0
+    for weight, old in zip(started.state.model.parameters(), before, strict=True):
+        assert torch.equal(weight, old) and weight.grad is None
 
 
 def test_transformers_opens_the_folder_and_computes_the_reported_loss(folder):

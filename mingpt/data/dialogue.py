@@ -4,11 +4,15 @@ A file is JSONL, one dialogue per row:
 
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 
-Each message becomes a turn: the marker of its role, its content, the end marker. The loss counts what the assistant
-says, with its end marker, so that a model learns to answer and to stop, and never to generate the user's turns:
+A message of the assistant may be annotated with its "intent", and with its "slots": values by name that the answer must
+contain. A row with a "part", a name, is held out for validation, and measured under that name (tasks/answers.py).
 
-    ids   <|user|> H i <|end|> <|assistant|> H e l l o ! <|end|>
-    mask     -     - -    -          -       x x x x x x    x
+Each message becomes a turn: the marker of its role, a space, its content, the end marker. With the space, a word has
+the same tokens at the beginning as elsewhere. The loss counts what the assistant says, with its end marker, so that a
+model learns to answer and to stop, and never to generate the user's turns:
+
+    ids   <|user|> _ H i <|end|> <|assistant|> _ H e l l o ! <|end|>
+    mask     -     - - -    -          -       x x x x x x x    x
 
 The markers are special tokens, and content is encoded as plain text: no content can forge a role. An exchange is what
 the user says up to the end of the assistant's answer; dialogues are cut between exchanges only.
@@ -18,7 +22,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +32,12 @@ from mingpt.data.tables import Row, parse_rows, shorten, text_of, value_of
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 
-Message = dict[str, str]  # {"role": ..., "content": ...}
+Message = dict[str, Any]  # {"role": ..., "content": ...}, and of an annotated answer "intent" and "slots"
 Encoded = tuple[np.ndarray, np.ndarray]  # ids (T,) int64 and mask (T,) bool
 
 MARKERS = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
 END = "<|end|>"
+SPACE = " "  # before each content
 
 # The same in Jinja, for transformers' apply_chat_template; {% generation %} encloses what is learned. It writes all
 # messages as one text, in which a special token is one whoever wrote it: a message that spells one is refused there.
@@ -41,22 +48,28 @@ CHAT_TEMPLATE = (
     "{{ raise_exception('a message contains the special token ' + token) }}{% endif %}{% endfor %}"
     "{{ '<|' + message['role'] + '|>' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{% generation %}{{ ' ' + message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ ' ' + message['content'] + '<|end|>' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
-def read_dialogues(path: str | Path) -> list[list[Message]]:
+@dataclass(frozen=True)
+class Dialogue:
+    messages: list[Message]
+    part: str | None = None  # of the held-out ones; None: not held out by its file
+
+
+def read_dialogues(path: str | Path) -> list[Dialogue]:
     """The dialogues of a .jsonl file, in order. UserError with a line `PATH, row N: ...` for each row that is none."""
     if Path(path).suffix.lower() != ".jsonl":
         raise UserError(f"{path}: is not a .jsonl file")
     return parse_rows(path, parse_dialogue)
 
 
-def parse_dialogue(row: Row) -> list[Message]:
-    """The messages of a row; keys other than messages, role and content are ignored."""
+def parse_dialogue(row: Row) -> Dialogue:
+    """The dialogue of a row; keys other than those above are ignored."""
     messages = value_of(row, "messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UserError(f"messages is {shorten(messages)}; it must be a list of objects")
@@ -68,10 +81,24 @@ def parse_dialogue(row: Row) -> list[Message]:
                 raise UserError(f"role is {shorten(role)}; accepted are {', '.join(MARKERS)}")
         except UserError as error:
             raise UserError(f"message {number}: {error}") from None
-        dialogue.append({"role": role, "content": content})
+        dialogue.append({"role": role, "content": content} | parse_annotation(message, number))
     if not any(message["role"] == "assistant" for message in dialogue):
         raise UserError("has no message of the assistant, the only ones that are learned")
-    return dialogue
+    return Dialogue(dialogue, text_of(row, "part") if "part" in row.fields else None)
+
+
+def parse_annotation(message: dict[str, Any], number: int) -> dict[str, Any]:
+    """The intent and slots of a message; none where it is not annotated."""
+    if "intent" not in message:
+        return {}
+    intent, slots = message["intent"], message.get("slots", {})
+    if (
+        not isinstance(intent, str)
+        or not isinstance(slots, dict)
+        or not all(isinstance(v, str) for v in slots.values())
+    ):
+        raise UserError(f"message {number}: intent must be a text, and slots an object of texts")
+    return {"intent": intent, "slots": slots}
 
 
 def add_markers(tokenizer: Tokenizer) -> Tokenizer:
@@ -87,7 +114,7 @@ def encode_dialogue(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encode
     special = tokenizer.special_ids
     ids, mask = [], []
     for message in messages:
-        content = [*tokenizer.encode(message["content"]), special[END]]
+        content = [*tokenizer.encode(SPACE + message["content"]), special[END]]
         ids += [special[MARKERS[message["role"]]], *content]
         mask += [False, *[message["role"] == "assistant"] * len(content)]
     return np.array(ids, dtype=np.int64), np.array(mask, dtype=bool)

@@ -1,4 +1,4 @@
-"""Where a text comes from: the manual inside Python, a download, a file or a folder of files; and the cache."""
+"""Where data comes from: built-in data sets, files, or folders of files; and the cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mingpt import files
+from mingpt.data import phrases, shop
 from mingpt.errors import UserError
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -19,8 +20,8 @@ CHUNK = 1 << 20  # characters
 
 def find_documents(data: str) -> tuple[str, list[Path]]:
     """A short name for `--data DATA`, and its files in order. Raises UserError where there are none."""
-    if data in DATASETS:
-        return data, [DATASETS[data]()]
+    if data in TEXTS:
+        return data, [TEXTS[data]()]
     path = Path(data)
     if path.is_dir():
         visible = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
@@ -31,8 +32,18 @@ def find_documents(data: str) -> tuple[str, list[Path]]:
         documents = [path]
     else:
         problem = "is neither a file nor a folder" if path.exists() else "no such file or folder"
-        raise UserError(f"--data {data}: {problem}; built-in data: {', '.join(DATASETS)}")
+        raise UserError(f"--data {data}: {problem}; built-in texts: {', '.join(TEXTS)}")
     return path.resolve().stem or "text", documents
+
+
+def find_dialogues(data: str) -> tuple[str, Path]:
+    """A short name for `--data DATA` of dialogues, and its file. Raises UserError where there is none."""
+    if data in DIALOGUES:
+        return data, DIALOGUES[data]()
+    path = Path(data)
+    if not path.is_file():
+        raise UserError(f"--data {data}: no such file; built-in dialogues: {', '.join(DIALOGUES)}")
+    return path.resolve().stem, path
 
 
 def read_chunks(path: Path) -> Iterator[str]:
@@ -49,7 +60,7 @@ def read_chunks(path: Path) -> Iterator[str]:
 
 def absolute(data: str) -> str:
     """`--data DATA` as it works from any folder: an absolute path, or the name of a built-in data set."""
-    return data if data in DATASETS else str(Path(data).resolve())
+    return data if data in (*TEXTS, *DIALOGUES) else str(Path(data).resolve())
 
 
 def python_manual() -> Path:
@@ -76,7 +87,19 @@ def shakespeare() -> Path:
     return write_cached(path.name, content)
 
 
-DATASETS: dict[str, Callable[[], Path]] = {"pydoc": python_manual, "shakespeare": shakespeare}
+def shop_dialogues() -> Path:
+    """Dialogues with a shop's customer service, as many as a GPT learns in minutes; see data/shop.py."""
+    code = (Path(module.__file__).read_bytes() for module in (phrases, shop))
+    version = hashlib.sha256(b"".join([*code, shop.PHRASES.read_bytes()])).hexdigest()[:16]
+    path = cache_folder() / f"shop-{version}.jsonl"
+    if not path.exists():
+        with files.atomic_write(path) as temporary:
+            shop.write_file(temporary, shop.ShopSettings())
+    return path
+
+
+TEXTS: dict[str, Callable[[], Path]] = {"pydoc": python_manual, "shakespeare": shakespeare}
+DIALOGUES: dict[str, Callable[[], Path]] = {"shop": shop_dialogues}
 
 
 def cache_folder() -> Path:

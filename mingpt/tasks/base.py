@@ -77,10 +77,10 @@ class Task(abc.ABC):
         return 1 - metrics[cls.metric] if cls.higher_is_better else metrics[cls.metric]
 
 
-def default_of(task: type[Task], asked: Training, name: str) -> Any:
-    """A setting that reading the data needs: as asked for, or the task's default."""
+def default_of(defaults: dict[str, Any], asked: Training, name: str) -> Any:
+    """A setting that reading the data needs: as asked for, or a task's default."""
     value = getattr(asked, name)
-    return task.defaults.get(name) if value is None else value
+    return defaults.get(name) if value is None else value
 
 
 def to_tensors(arrays: Sequence[np.ndarray], model: nn.Module) -> tuple[Tensor, ...]:

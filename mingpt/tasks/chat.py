@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import shlex
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,39 +15,61 @@ import numpy as np
 
 from mingpt.config import Training
 from mingpt.data import dialogue
+from mingpt.data.dialogue import Dialogue, Message
 from mingpt.data.examples import Data, Example
+from mingpt.data.sources import find_dialogues
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.model import GPT
-from mingpt.tasks.base import language_metrics
+from mingpt.tasks import answers
+from mingpt.tasks.base import default_of, language_metrics
 from mingpt.tasks.examples import ExamplesTask, create_tokenizer, encode_parts
 
 BLOCK_SIZE = 256
-ANSWER_TOKENS, TEMPERATURE = 200, 0.7  # of the answer in the report
+# From so many dialogues on, few updates see a dialogue again, and a larger model without dropout learns more.
+MANY = 5_000
+MANY_DEFAULTS: dict[str, Any] = dict(n_layer=4, n_embd=128, batch_size=32, dropout=0.0)
+MANY_EXAMPLES = 38_000  # at least so many dialogues are read, some of them more than once
+QUESTIONS = 64  # answered at each evaluation; all of them are at the end
+CONVERSATIONS = 3  # in the report
+
+
+@dataclass(frozen=True)
+class ChatData(Data):
+    dialogues: Sequence[Dialogue] = ()  # of the validation part
+    annotated: Sequence[Message] = ()  # answers of the training part
 
 
 class ChatTask(ExamplesTask):
     """Predict what the assistant says. A model reads all of a dialogue; the loss counts the assistant's tokens."""
 
     losses, uses = ("cross_entropy",), ("label_smoothing",)
-    defaults: ClassVar = dict(tokenizer="bpe", vocab_size=4096, block_size=BLOCK_SIZE, batch_size=6, dropout=0.1)
+    defaults: ClassVar = dict(
+        data="shop", tokenizer="bpe", vocab_size=4096, block_size=BLOCK_SIZE, batch_size=6, dropout=0.1
+    )
     epochs, learning_rate_scale = 6, 0.5
     metric, higher_is_better = "bits_per_byte", False
     items, cutting = "dialogues", "split between exchanges"
 
     @classmethod
-    def read(cls, asked: Training, tokenizer: Tokenizer | None) -> Data:
-        """The dialogues; a random tenth, at least one, is for validation. A long one counts as several examples."""
-        dialogues = dialogue.read_dialogues(asked.data)
-        if len(dialogues) < 2:
-            raise UserError(f"{asked.data}: has a single dialogue; at least 2 are needed, one of them for validation")
-        order = np.random.default_rng(asked.seed).permutation(len(dialogues))
-        held_out = max(1, len(dialogues) // 10)
-        parts = [[dialogues[i] for i in indices] for indices in (order[held_out:], order[:held_out])]
-        texts = [[message["content"] for messages in part for message in messages] for part in parts]
-        tokenizer = dialogue.add_markers(tokenizer or create_tokenizer(cls, asked, *texts))
-        data = encode_parts(asked, tokenizer, partial(dialogue.encode_dialogue, tokenizer), *parts)
-        return replace(data, examples=sum(-(-len(ids) // BLOCK_SIZE) for ids, _ in data.train))
+    def read(cls, asked: Training, tokenizer: Tokenizer | None) -> ChatData:
+        """The dialogues. Those that the file holds out are for validation, else a random tenth, at least one."""
+        name, path = find_dialogues(default_of(cls.defaults, asked, "data"))
+        parts = split_held_out(dialogue.read_dialogues(path), path, asked.seed)
+        defaults = {}
+        if len(parts[0]) >= MANY and asked.init_from is None:
+            batch_size = asked.given().get("batch_size", MANY_DEFAULTS["batch_size"])
+            defaults = MANY_DEFAULTS | {"max_iters": math.ceil(max(MANY_EXAMPLES, len(parts[0])) / batch_size)}
+        texts = [[dialogue.SPACE + message["content"] for d in part for message in d.messages] for part in parts]
+        tokenizer = dialogue.add_markers(tokenizer or create_tokenizer(cls.defaults, asked, *texts))
+        data = encode_parts(path, tokenizer, lambda d: dialogue.encode_dialogue(tokenizer, d.messages), *parts)
+        changes = {
+            "name": name,
+            "defaults": defaults,
+            "examples": sum(-(-len(ids) // BLOCK_SIZE) for ids, _ in data.train),  # a long dialogue is several
+        }
+        annotated = [message for d in parts[0] for message in d.messages if "intent" in message]
+        return ChatData(**vars(data) | changes, dialogues=parts[1], annotated=annotated)
 
     def cut(self, encoded: dialogue.Encoded) -> Iterator[Example]:
         """The pieces of a dialogue in which something is learned. An exchange that is too long loses its end."""
@@ -57,23 +81,71 @@ class ChatTask(ExamplesTask):
     def describe_targets(self) -> str:
         return f"{sum(int(mask.sum()) for _, mask in self.data.train):,} tokens of the assistant for training"
 
+    @functools.cached_property
+    def max_prompt(self) -> int:
+        return self.config.block_size * 3 // 4  # the rest of the context is for the answer, as in mingpt.chat
+
+    @functools.cached_property
+    def questions(self) -> list[answers.Question]:
+        return answers.find_questions(self.tokenizer, self.data.dialogues, self.max_prompt)
+
+    @functools.cached_property
+    def intent_of(self) -> answers.IntentMatcher:
+        return answers.IntentMatcher(self.data.annotated)
+
     def evaluate(self, model: GPT) -> dict[str, float]:
-        """val_loss in nats per token, and bits per byte, of what the assistant says."""
-        return language_metrics(self.validate(model), self.criterion, self.tokenizer.byte_lengths)
+        """val_loss in nats per token, and bits per byte, of what the assistant says; whether greedy answers are right,
+        where answers are annotated, of a sample."""
+        metrics = language_metrics(self.validate(model), self.criterion, self.tokenizer.byte_lengths)
+        return metrics | self.score(model, self.questions[:: max(1, len(self.questions) // QUESTIONS)])
+
+    def score(self, model: GPT, questions: Sequence[answers.Question]) -> dict[str, float]:
+        if not questions or not self.data.annotated:
+            return {}
+        texts = answers.answer_greedily(model, self.tokenizer, [question.prompt for question in questions])
+        return answers.score(questions, texts, self.intent_of)
 
     def config_extra(self) -> dict[str, Any]:
         return {"task_specific_params": {"mingpt": {"task": "chat"}}}
 
     def report(self, model: GPT, folder: Path) -> list[str]:
-        """A held-out question and the model's answer."""
-        from mingpt.generation.streaming import Completion, complete
+        """How many held-out answers are right, and conversations of held-out users with the model."""
+        lines = []
+        questions: dict[str, list[answers.Question]] = defaultdict(list)
+        for question in self.questions:
+            questions[question.part].append(question)
+        scores = {part: self.score(model, asked) for part, asked in questions.items()}
+        if any(scores.values()):
+            lines = [f"{'held-out answers':20}{'number':>8}{'intent':>8}{'slots':>8}"]
+            lines += [
+                f"{part:20}{len(questions[part]):>8,}{s['intent_accuracy']:>8.3f}{s['slot_accuracy']:>8.3f}"
+                for part, s in scores.items()
+            ]
+        longest = sorted(self.data.dialogues, key=lambda d: -len(d.messages))[:CONVERSATIONS]
+        for d in longest:
+            lines += ["", *self.converse(model, d.messages)]
+        return ["", *lines, "", f"chat          python -m mingpt.chat {shlex.quote(str(folder))}"]
 
-        command = f"chat          python -m mingpt.chat {shlex.quote(str(folder))}"
-        prompts = (ids[: mask.argmax()].tolist() for ids, mask in self.data.validation)  # up to the assistant's marker
-        prompt = next((ids for ids in prompts if 1 < len(ids) <= model.config.block_size // 2), None)
-        if prompt is None:
-            return [command]
-        answer = Completion(self.tokenizer, end_ids=self.tokenizer.special_ids.values())
-        text = complete(model, prompt, answer, ANSWER_TOKENS, seed=self.config.seed, temperature=TEMPERATURE)
-        turns = (self.tokenizer.decode(prompt) + "".join(text)).split(dialogue.END)
-        return ["a held-out question and the model's answer", "", *(f"    {turn}" for turn in turns), command]
+    def converse(self, model: GPT, messages: Sequence[Message]) -> Iterator[str]:
+        """The user's messages of a dialogue, each answered by the model, which sees its own answers before."""
+        history: list[Message] = []
+        for message in messages:
+            if message["role"] != "assistant":
+                history.append(message)
+            elif history and history[-1]["role"] == "user":
+                prompt, _ = dialogue.encode_prompt(self.tokenizer, history, self.max_prompt)
+                [text] = answers.answer_greedily(model, self.tokenizer, [prompt])
+                history.append({"role": "assistant", "content": text})
+        return (f"    {message['role']:11}{message['content']}" for message in history)
+
+
+def split_held_out(dialogues: list[Dialogue], path: Path, seed: int) -> list[list[Dialogue]]:
+    """The training and the validation part."""
+    parts = [[d for d in dialogues if (d.part is None) == is_training] for is_training in (True, False)]
+    if not parts[1]:
+        order = np.random.default_rng(seed).permutation(len(dialogues))
+        held_out = max(1, len(dialogues) // 10)
+        parts = [[dialogues[i] for i in indices] for indices in (order[held_out:], order[:held_out])]
+    if not parts[0]:
+        raise UserError(f"{path}: has no dialogue for training beside the {len(parts[1])} for validation")
+    return parts

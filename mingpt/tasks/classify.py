@@ -46,6 +46,8 @@ class TableTask(ExamplesTask):
     @classmethod
     def read(cls, asked: Training, tokenizer: Tokenizer | None) -> Data:
         """The rows; a stratified tenth of them is the validation part."""
+        if asked.data is None:
+            raise UserError(f"--data: a CSV, TSV or JSONL file is needed by --task {asked.task}")
         names = [*tables.column_names(asked.data), "label"]
         label_column = asked.label_column or next(name for name in cls.label_columns if name in names)
         columns = {"text_column": asked.text_column or "text", "label_column": label_column}
@@ -58,9 +60,11 @@ class TableTask(ExamplesTask):
             raise UserError(f"{asked.data}: no two rows have the same {label_column}")
         parts = [[rows[i] for i in part] for part in indices]
         texts = [[row.text for row in part] for part in parts]
-        tokenizer = tokenizer or create_tokenizer(cls, asked, *texts)
+        tokenizer = tokenizer or create_tokenizer(cls.defaults, asked, *texts)
         tokenizer = tokenizer.with_special([PAD], pad_token=PAD)
-        data = encode_parts(asked, tokenizer, lambda row: (tokenizer.encode_array(row.text), row.target), *parts)
+        data = encode_parts(
+            Path(asked.data), tokenizer, lambda row: (tokenizer.encode_array(row.text), row.target), *parts
+        )
         return replace(data, defaults=columns)
 
     def __init__(self, config: TrainConfig, data: Data):

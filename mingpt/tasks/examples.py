@@ -22,14 +22,16 @@ from mingpt.model import GPT
 from mingpt.tasks.base import Task, default_of, to_tensors
 
 
-def create_tokenizer(task: type[Task], asked: Training, train: Iterable[str], validation: Iterable[str]) -> Tokenizer:
+def create_tokenizer(
+    defaults: dict[str, Any], asked: Training, train: Iterable[str], validation: Iterable[str]
+) -> Tokenizer:
     """The tokenizer that `asked` names, learned from the texts of both parts as far as its kind learns."""
-    return TOKENIZERS[default_of(task, asked, "tokenizer")](train, validation, default_of(task, asked, "vocab_size"))
+    name, vocab_size = (default_of(defaults, asked, setting) for setting in ("tokenizer", "vocab_size"))
+    return TOKENIZERS[name](train, validation, vocab_size)
 
 
-def encode_parts(asked: Training, tokenizer: Tokenizer, encode: Callable, *parts: list[Any]) -> Data:
-    """Both parts as encode(item) gives them: ids (T,), and what is learned of them."""
-    path = Path(asked.data)
+def encode_parts(path: Path, tokenizer: Tokenizer, encode: Callable, *parts: list[Any]) -> Data:
+    """Both parts of a file as encode(item) gives them: ids (T,), and what is learned of them."""
     try:
         train, validation = ([encode(item) for item in part] for part in parts)
     except UserError as error:  # a character that the tokenizer lacks

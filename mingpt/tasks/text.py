@@ -26,14 +26,16 @@ class TextTask(Task):
     """Predict the next token of a text."""
 
     losses, uses = ("cross_entropy",), ("label_smoothing",)
-    defaults: ClassVar = dict(tokenizer="char", vocab_size=1024)
+    defaults: ClassVar = dict(data="pydoc", tokenizer="char", vocab_size=1024)
     max_iters = 3500
     metric, higher_is_better = "bits_per_byte", False
 
     @classmethod
     def read(cls, asked: Training, tokenizer: Tokenizer | None) -> Data:
-        tokenizer = tokenizer or default_of(cls, asked, "tokenizer")
-        return load_text(asked.data, tokenizer, default_of(cls, asked, "vocab_size"))
+        tokenizer = tokenizer or default_of(cls.defaults, asked, "tokenizer")
+        return load_text(
+            default_of(cls.defaults, asked, "data"), tokenizer, default_of(cls.defaults, asked, "vocab_size")
+        )
 
     def __init__(self, config: TrainConfig, data: Data):
         super().__init__(config, data)

@@ -1,11 +1,10 @@
 """What the tasks reach on the data that ship, beside what else one would use on the same rows.
 
-    python tests/benchmarks/tasks.py [--seeds 3] [--data data/reviews.csv] [--only classify,regress,chat]
+    python tests/benchmarks/tasks.py [--seeds 3] [--data data/reviews.csv] [--only classify,regress]
 
 Each seed holds out another tenth. classify: accuracy beside TF-IDF with logistic regression, and beside transformers'
 GPT2ForSequenceClassification of our size, tokens and rows in a plain loop of AdamW for as many seconds as ours
-took. regress: RMSE beside ridge regression on TF-IDF. chat: the loss on the assistant's tokens before and after,
-and twenty answers for a person to read.
+took. regress: RMSE beside ridge regression on TF-IDF.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from mingpt.tasks.base import Task
 from mingpt.trainer import State, train
 
 ROOT = Path(__file__).parents[2]
-ANSWERS = 20
 
 
 def learned(place: Path, **asked: Any) -> tuple[Task, State, GPT, float]:
@@ -114,30 +112,15 @@ def regress(options: argparse.Namespace, place: Path) -> None:
     print(f"  TF-IDF and ridge regression {ridge:.3f}; {seconds:.0f} s each")
 
 
-def chat(options: argparse.Namespace, place: Path) -> None:
-    from mingpt.generation.streaming import Completion, complete
-
-    task, state, model, seconds = learned(place / "chat", task="chat", data=str(ROOT / "data" / "support.jsonl"))
-    before = task.evaluate(State(task.config, model.config).averaged)["val_loss"]
-    after = min(row["val_loss"] for row in state.metrics)
-    losses = f"{before:.3f} before, {after:.3f} after"
-    print(f"chat: loss on the assistant's tokens {losses}; {seconds:.0f} s")
-    for ids, mask in task.data.validation[:ANSWERS]:
-        prompt = ids[: mask.argmax()].tolist()  # up to the assistant's marker
-        answer = Completion(task.tokenizer, end_ids=task.tokenizer.special_ids.values())
-        pieces = complete(model, prompt, answer, 80, seed=0, temperature=0.7)
-        print(f"\n  {task.tokenizer.decode(prompt)}{''.join(pieces)}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", default=str(ROOT / "data" / "reviews.csv"))
-    parser.add_argument("--only", default="classify,regress,chat")
+    parser.add_argument("--only", default="classify,regress")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for part in options.only.split(","):
-            {"classify": classify, "regress": regress, "chat": chat}[part](options, Path(name))
+            {"classify": classify, "regress": regress}[part](options, Path(name))
 
 
 if __name__ == "__main__":
