@@ -104,10 +104,10 @@ class Chat:
         with contextlib.suppress(KeyboardInterrupt) if self.is_interactive else contextlib.nullcontext():
             stream = len(self.messages)  # of random numbers, another for each answer
             for piece in complete(self.model, ids, answer, limit, first=stream, **self.settings.sampling()):
-                print(piece if content else piece.removeprefix(SPACE), end="", flush=True)
+                piece = piece if content else piece.lstrip(SPACE)
                 content += piece
+                print(piece, end="", flush=True)
         print(flush=True)
-        content = content.removeprefix(SPACE)
         if content.strip():
             self.messages = [*messages, {"role": "assistant", "content": content}]
         if answer.ended_by == "length":

@@ -148,17 +148,18 @@ class GPT(nn.Module):
 
         A matrix that reads the residual stream has standard deviation 0.5 / sqrt(C), 0.02 at GPT-2's width; one
         that writes to it starts at 0, so that a new block is the identity. Embeddings of tokens are larger than those
-        of positions, so that tokens are soon recognized and copied (tests/benchmarks/LOG.md); both shrink with the
-        width, so that the tied head's logit of the current token, C times their deviation, does not grow with it.
+        of positions, so that tokens are soon recognized and copied (tests/benchmarks/LOG.md); in wide models both
+        shrink, so that the tied head's logit of the current token, C times their deviation, stays below 7.
         """
         C = self.config.n_embd
+        std = min(0.05, 6.4 / C)
         for name, weight in self.named_parameters():
             if name.endswith("bias") or name.endswith("c_proj.weight"):
                 nn.init.zeros_(weight)
             elif name == "wte.weight":
-                nn.init.normal_(weight, std=6.4 / C)
+                nn.init.normal_(weight, std=std)
             elif name == "wpe.weight":
-                nn.init.normal_(weight, std=2.56 / C)
+                nn.init.normal_(weight, std=0.4 * std)
             elif weight.dim() == 2:
                 nn.init.normal_(weight, std=0.5 / math.sqrt(C))
 

@@ -69,7 +69,7 @@ def expected_dialogue(folder, *messages, system=""):
         ids, _ = encode_prompt(tokenizer, first + dialogue, 48)  # three quarters of the context
         answer = Completion(tokenizer, end_ids=tokenizer.special_ids.values())
         text = "".join(complete(model, ids, answer, 6, first=len(dialogue) - 1, **OPTIONS))
-        content = text.removeprefix(" ")
+        content = text.lstrip(" ")
         dialogue += [{"role": "assistant", "content": content}]
     return first + dialogue
 
