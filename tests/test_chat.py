@@ -120,6 +120,16 @@ def test_the_report_shows_conversations_of_held_out_users_with_the_model(farm):
     assert len(animals) == 6 and replies == [f"{SOUNDS[animal]}!" for animal in animals]  # three of two exchanges
 
 
+def test_what_is_too_long_for_the_context_is_neither_asked_nor_answered_at_the_end_of_a_run(tmp_path, cache):
+    short, long = question_and_answer("a", "yes 1"), question_and_answer("b" * 90, "yes 1")
+    rows = [{"messages": short}] * 20 + [{"messages": short + long, "part": "x"}]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flags = ["--tokenizer", "char", "--block_size", 32, "--n_layer", 1, "--n_head", 2, "--n_embd", 32]
+    printed = train(tmp_path, "--task", "chat", "--data", "long.jsonl", *flags, "--max_iters", 10, *MACHINE)
+    assert re.search(r"^x +1 ", printed, re.MULTILINE)  # of two questions
+    assert printed.count("    user  ") == printed.count("    assistant  ") == 1
+
+
 def test_many_dialogues_have_a_larger_model_by_default_but_not_a_base_model(tmp_path, farm, monkeypatch):
     monkeypatch.setattr("mingpt.tasks.chat.MANY", 40)
     config = make_task(farm / "farm.jsonl", tokenizer="char").config

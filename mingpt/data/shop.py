@@ -118,9 +118,7 @@ class Writer:
         """A request or two in which what the part names is held out."""
         for _ in range(REQUESTS.get(self.part, 1)):
             self.request(self.pick(lambda intent: is_tested_by(self.part, intent, self.phrases)))
-        if (
-            self.part == "memory"
-        ):  # two other requests, and a question about a value told before; only its answer counts
+        if self.part == "memory":  # two others, and a question about a value told before; only its answer counts
             slot = self.rng.choice([slot for slot in self.last.needs if self.phrases.slots[slot].recall])
             for _ in range(2):
                 self.request(self.pick(lambda intent: slot not in intent.needs))

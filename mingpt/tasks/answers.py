@@ -10,6 +10,7 @@ the value of each, in any case of letters.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from mingpt.data.dialogue import SPACE, Dialogue, Message, encode_prompt
 from mingpt.data.tokenizer import Tokenizer
+from mingpt.errors import UserError
 from mingpt.generation.decoding import generate
 from mingpt.generation.streaming import Completion, stream
 from mingpt.model import GPT
@@ -36,12 +38,14 @@ class Question:
 
 def find_questions(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], size: int) -> list[Question]:
     """The annotated answers of some dialogues, each after what was really said before it, in at most `size` ids."""
-    return [
-        Question(encode_prompt(tokenizer, dialogue.messages[:i], size)[0], message, dialogue.part or "answers")
-        for dialogue in dialogues
-        for i, message in enumerate(dialogue.messages)
-        if "intent" in message
-    ]
+    questions = []
+    for dialogue in dialogues:
+        for i, message in enumerate(dialogue.messages):
+            if i and "intent" in message:
+                with contextlib.suppress(UserError):  # the message before it is too long for the context
+                    prompt, _ = encode_prompt(tokenizer, dialogue.messages[:i], size)
+                    questions.append(Question(prompt, message, dialogue.part or "answers"))
+    return questions
 
 
 class IntentMatcher:

@@ -133,7 +133,11 @@ class ChatTask(ExamplesTask):
             if message["role"] != "assistant":
                 history.append(message)
             elif history and history[-1]["role"] == "user":
-                prompt, _ = dialogue.encode_prompt(self.tokenizer, history, self.max_prompt)
+                try:
+                    prompt, _ = dialogue.encode_prompt(self.tokenizer, history, self.max_prompt)
+                except UserError:  # the message is too long for the context: the conversation ends before it
+                    history.pop()
+                    break
                 [text] = answers.answer_greedily(model, self.tokenizer, [prompt])
                 history.append({"role": "assistant", "content": text})
         return (f"    {message['role']:11}{message['content']}" for message in history)
