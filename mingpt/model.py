@@ -148,8 +148,9 @@ class GPT(nn.Module):
 
         A matrix that reads the residual stream has standard deviation 0.5 / sqrt(C), 0.02 at GPT-2's width; one
         that writes to it starts at 0, so that a new block is the identity. Embeddings of tokens are larger than those
-        of positions, so that tokens are soon recognized and copied (tests/benchmarks/LOG.md); in wide models both
-        shrink, so that the tied head's logit of the current token, C times their deviation, stays below 7.
+        of positions (but see attend_to_previous), so that tokens are soon recognized and copied
+        (tests/benchmarks/LOG.md); in wide models both shrink, so that the tied head's logit of the current token, C
+        times their deviation, stays below 7.
         """
         C = self.config.n_embd
         std = min(0.05, 6.4 / C)
@@ -162,6 +163,33 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=0.4 * std)
             elif weight.dim() == 2:
                 nn.init.normal_(weight, std=0.5 / math.sqrt(C))
+        if C >= 64 and not self.config.num_labels:  # narrower models have no channels to spare, labels need no copying
+            self.attend_to_previous(std)
+
+    def attend_to_previous(self, std: float) -> None:
+        """Let the first head begin by attending to the previous position.
+
+        By such a head each position knows which token precedes it; a head of a later layer can then find where the
+        current token occurred before, and copy what followed it (Olsson et al. 2022, "In-context Learning and Induction
+        Heads"). Training finds the first of the two late; begun with it, a model copies sooner (LOG.md).
+
+        The first 2n channels are for positions: their embedding is p(t) = (sin t f, cos t f) with n frequencies f, and
+        token embeddings are small there. The query is p(t) and the key p(s) rotated by f, which is p(s + 1): the score
+        q(t) k(s), a constant times sum cos((t - 1 - s) f), is largest at s = t - 1.
+        """
+        C, hs = self.config.n_embd, self.config.n_embd // self.config.n_head
+        n = min(8, C // 16, hs // 2)
+        f = 1.5 / 100 ** (torch.arange(n) / n)  # radians per position: periods of 4 positions to some 200
+        angles = torch.arange(self.config.block_size)[:, None] * f  # (block_size, n)
+        self.wpe.weight[:, : 2 * n] = 1.7 * std * torch.cat([angles.sin(), angles.cos()], dim=1)
+        self.wte.weight[:, : 2 * n] *= 0.3
+        cos, sin = f.cos().diag(), f.sin().diag()
+        rotation = torch.cat([torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)])
+        q, k, _ = self.h[0].attn.c_attn.weight.split(C)  # (C, C) each
+        q[: 2 * n], k[: 2 * n] = 0.0, 0.0
+        scale = 3 * (hs / 32) ** 0.25  # at any head size, some 3/4 of the attention is there
+        q[: 2 * n, : 2 * n] = scale * torch.eye(2 * n)
+        k[: 2 * n, : 2 * n] = scale * rotation
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> GPT:

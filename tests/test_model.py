@@ -77,19 +77,44 @@ def test_each_dropout_alone_acts_in_training_only(attention, part):
 
 def test_initial_weights_guess_the_current_token_or_any_other_alike_and_blocks_are_the_identity():
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=65, n_layer=2, n_head=4, n_embd=64, block_size=32, num_labels=3))
+    model = GPT(GPTConfig(vocab_size=65, n_layer=2, n_head=4, n_embd=64, block_size=32))
     idx = ids(4, 32, 65)
     logits = model(idx)
     current = F.one_hot(idx, 65).bool()
-    # LayerNorm divides by the deviation of tokens and positions together
-    assert abs(logits[current].mean() - 64 * 0.05 / math.sqrt(1 + 0.4**2)) < 0.3
+    # LayerNorm divides by the deviation of tokens and positions together; the first 8 channels are those of positions
+    tokens, positions = 56 + 8 * 0.3**2, 56 * 0.4**2 + 8 * 1.7**2 / 2
+    assert abs(logits[current].mean() - 0.05 * tokens / math.sqrt((tokens + positions) / 64)) < 0.3
     others = logits[~current].view(4, 32, 64).log_softmax(dim=-1)
     assert abs(others.mean() + math.log(64)) < 0.5
     x = torch.randn(2, 5, 64)
     assert torch.equal(model.h[1](x), x)
-    stds = {"wte": 0.05, "wpe": 0.02, "h.0.attn.c_attn": 0.5 / 8, "h.1.mlp.c_fc": 0.5 / 8, "score": 0.5 / 8}
+    stds = {"wte": 0.05, "wpe": 0.02, "h.0.attn.c_attn": 0.5 / 8, "h.1.mlp.c_fc": 0.5 / 8}
     for name, std in stds.items():
         weight = model.get_submodule(name).weight
+        others = {"wte": weight[:, 8:], "wpe": weight[:, 8:], "h.0.attn.c_attn": torch.cat([weight[8:64], weight[72:]])}
+        weight = others.get(name, weight)
         error = 5 * std / math.sqrt(weight.numel())  # five standard errors of the mean
         assert abs(weight.mean()) < error and abs(weight.std() - std) < error, name
     assert all((b == 0).all() for name, b in model.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("n_embd, num_labels", [(64, 3), (48, 0)])
+def test_models_with_labels_and_narrow_ones_begin_with_the_same_deviations_in_all_channels(n_embd, num_labels):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=65, n_layer=1, n_head=4, n_embd=n_embd, block_size=32, num_labels=num_labels))
+    for name, std in {"wte": 0.05, "wpe": 0.02, "h.0.attn.c_attn": 0.5 / math.sqrt(n_embd)}.items():
+        weight = model.get_submodule(name).weight
+        assert abs(weight.std() - std) < 5 * std / math.sqrt(weight.numel()), name
+
+
+@pytest.mark.parametrize("n_embd, n_head, block_size", [(128, 4, 256), (64, 4, 64), (768, 12, 1024)])
+def test_the_first_head_begins_by_attending_to_the_previous_position(n_embd, n_head, block_size):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=65, n_layer=1, n_head=n_head, n_embd=n_embd, block_size=block_size))
+    x = model.h[0].ln_1(model.embed(ids(2, block_size, 65), slice(block_size)))
+    q, k, _ = (part.view(2, block_size, n_head, -1) for part in model.h[0].attn.c_attn(x).split(n_embd, dim=2))
+    scores = torch.einsum("bthc,bshc->bhts", q, k) / math.sqrt(n_embd // n_head)
+    weights = scores.masked_fill(torch.ones(block_size, block_size).triu(1).bool(), -math.inf).softmax(dim=-1)
+    on_previous = weights.diagonal(-1, 2, 3).mean(dim=(0, 2))  # (n_head,)
+    assert on_previous[0] > 0.7
+    assert (on_previous[1:] < 0.2).all()
