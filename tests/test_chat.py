@@ -60,15 +60,15 @@ def make_task(path, **settings) -> ChatTask:
     return ChatTask(resolve(asked, facts), data)
 
 
-def loss_of_answers(model, ids, mask, label_smoothing=0.0) -> torch.Tensor:
-    """Of each token that the assistant says, from a pass over one sequence alone."""
+def losses_at(model, ids, mask, label_smoothing=0.0) -> torch.Tensor:
+    """Of each token in the mask, from a pass over one sequence alone."""
     ids, mask = torch.tensor(ids)[: model.config.block_size + 1], torch.tensor(mask)
     with torch.no_grad():
         logits = model(ids[None, :-1])[0][mask[1 : len(ids)]]
     return F.cross_entropy(logits, ids[1:][mask[1 : len(ids)]], reduction="none", label_smoothing=label_smoothing)
 
 
-def test_the_loss_is_the_mean_over_the_assistants_tokens_also_in_micro_batches(farm):
+def test_the_loss_is_the_mean_over_the_assistants_tokens_and_a_few_others_also_in_micro_batches(farm):
     task = make_task(farm / "farm.jsonl", tokenizer="char", batch_size=9, label_smoothing=0.2)  # answers of any length
     model = random_model(vocab_size=task.tokenizer.vocab_size, block_size=256)
     whole = {tuple(ids[:-1]): (ids, mask) for ids, mask in task.data.train}
@@ -76,7 +76,12 @@ def test_the_loss_is_the_mean_over_the_assistants_tokens_also_in_micro_batches(f
         batch = [torch.from_numpy(part) for part in task.batch(step)]
         lengths = [int(mask.nonzero().max()) + 1 for mask in batch[2]]
         rows = [tuple(row[:T].tolist()) for row, T in zip(batch[0], lengths, strict=True)]
-        expected = torch.cat([loss_of_answers(model, *whole[row], 0.2) for row in rows]).mean()
+        masks = [F.pad(mask[:T], (1, 0)) for mask, T in zip(batch[2], lengths, strict=True)]
+        answers = [torch.from_numpy(whole[row][1]) for row in rows]
+        assert all(mask[answer].all() for mask, answer in zip(masks, answers, strict=True))
+        assert sum(map(torch.sum, answers)) < sum(map(torch.sum, masks)) < 1.3 * sum(map(torch.sum, answers))
+        pairs = zip(rows, masks, strict=True)
+        expected = torch.cat([losses_at(model, whole[row][0], mask.numpy(), 0.2) for row, mask in pairs]).mean()
         torch.testing.assert_close(task.loss(model, *batch), expected, rtol=1e-4, atol=1e-4)
         thirds = [task.loss(model, *part) for part in zip(*(tensor.chunk(3) for tensor in batch), strict=True)]
         torch.testing.assert_close(sum(thirds) / 3, expected, rtol=1e-4, atol=1e-4)
@@ -92,7 +97,7 @@ def test_a_tenth_is_held_out_by_seed_and_evaluated_token_by_token(farm):
     assert len(held_out) == 4 and len(task.data.train) == 45 and {*held_out} < {*dialogues}
     assert held_out == same != other
     model = random_model(vocab_size=task.tokenizer.vocab_size, block_size=64)
-    nll = torch.cat([loss_of_answers(model, *encoded) for encoded in task.data.validation])
+    nll = torch.cat([losses_at(model, *encoded) for encoded in task.data.validation])
     answers = "".join(text.split("<|end|>")[0] for d in held_out for text in d.split("<|assistant|>")[1:])
     metrics = task.evaluate(model)
     assert metrics["val_loss"] == pytest.approx(nll.mean().item(), abs=1e-5)  # without label smoothing
@@ -133,7 +138,7 @@ def test_what_is_too_long_for_the_context_is_neither_asked_nor_answered_at_the_e
 def test_many_dialogues_have_a_larger_model_by_default_but_not_a_base_model(tmp_path, farm, monkeypatch):
     monkeypatch.setattr("mingpt.tasks.chat.MANY", 40)
     config = make_task(farm / "farm.jsonl", tokenizer="char").config
-    assert (config.n_layer, config.n_embd, config.batch_size, config.dropout) == (4, 128, 32, 0.0)
+    assert (config.n_layer, config.n_embd, config.batch_size, config.dropout) == (2, 160, 32, 0.0)
     assert (
         config.max_iters == 1188
         and make_task(farm / "farm.jsonl", tokenizer="char", batch_size=38).config.max_iters == 1000

@@ -88,6 +88,24 @@ def test_token_dropout_leaves_out_tokens_without_a_target():
     assert 0.7 < left / total < 0.8
 
 
+def test_prompt_share_counts_some_positions_outside_the_mask():
+    examples = make_examples([30] * 200)
+    plain, changed = Examples(examples, 8), Examples(examples, 8, prompt_share=0.25)
+    added = []
+    for step in range(plain.sampler.batches):
+        (x, y, mask, _), (x2, y2, mask2, weight) = plain.batch(0, step), changed.batch(0, step)
+        assert np.array_equal(x, x2) and np.array_equal(y, y2)
+        assert mask2[mask].all()
+        assert np.allclose(weight, mask2.sum(axis=1) / mask2.sum(axis=1).mean())
+        added.append(mask2[~mask].mean())
+    assert 0.2 < np.mean(added) < 0.3
+    alone = Examples(examples[:1], 1, prompt_share=0.25)
+    assert not np.array_equal(alone.batch(0, 0)[2], alone.batch(0, 1)[2])  # the same example, drawn anew
+    assert all(np.array_equal(a, b) for a, b in zip(changed.batch(0, 3), changed.batch(0, 3), strict=True))
+    for evaluated, whole in zip(changed.batches(7), plain.batches(7), strict=True):
+        assert np.array_equal(evaluated[2], whole[2])
+
+
 def test_evaluation_has_every_example_once_and_whole_the_shortest_first():
     batches = [x for x, *_ in Examples(make_examples(LENGTHS), 8, token_dropout=0.5).batches(7)]
     assert [len(x) for x in batches] == [7] * 21 + [3]

@@ -8,8 +8,8 @@ A message of the assistant may be annotated with its "intent", and with its "slo
 contain. A row with a "part", a name, is held out for validation, and measured under that name (tasks/answers.py).
 
 Each message becomes a turn: the marker of its role, a space, its content, the end marker. With the space, a word has
-the same tokens at the beginning as elsewhere. The loss counts what the assistant says, with its end marker, so that a
-model learns to answer and to stop, and never to generate the user's turns:
+the same tokens at the beginning as elsewhere. The mask marks what the assistant says, with its end marker, so that a
+model learns to answer and to stop. An evaluation counts these only, training a few others too (tasks/chat.py):
 
     ids   <|user|> _ H i <|end|> <|assistant|> _ H e l l o ! <|end|>
     mask     -     - - -    -          -       x x x x x x x    x

@@ -5,7 +5,7 @@ from left to right never sees.
 
     x       (B, T)  token ids
     y       (B, T)  targets: a token or class id, or a number
-    mask    (B, T)  the positions that have a target
+    mask    (B, T)  the positions that the loss counts
     weight  (B,)    number of targets of each sequence, relative to the mean: the weight of a micro-batch in its batch
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,20 +76,35 @@ class Example:
 
 
 class Examples:
-    """Sequences as batches. `token_dropout` is the probability with which a token without a target is left out of an
-    update, so that with few texts no single word identifies one of them (Iyyer et al. 2015, section 3, "word dropout").
+    """Sequences as batches. Two options change positions outside the mask, drawn anew in each update:
+
+    token_dropout   probability that the token is removed, so that with few texts no single word identifies one of them
+                    (Iyyer et al. 2015, section 3, "word dropout")
+    prompt_share    probability that the loss counts its target too, so that a model also learns from the prompts; all
+                    positions must then have targets
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, pad_id: int = 0, token_dropout: float = 0.0):
-        self.examples, self.pad_id, self.token_dropout = examples, pad_id, token_dropout
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        pad_id: int = 0,
+        token_dropout: float = 0.0,
+        prompt_share: float = 0.0,
+    ):
+        self.examples, self.pad_id = examples, pad_id
+        self.token_dropout, self.prompt_share = token_dropout, prompt_share
         self.lengths = np.array([len(example.ids) for example in examples])
         self.sampler = EpochSampler(len(examples), batch_size, self.lengths)
 
     def batch(self, seed: int, step: int) -> Batch:
         """The batch of update `step`: a pure function of (seed, step)."""
         chosen = [self.examples[i] for i in self.sampler.indices(seed, step)]
+        rng = np.random.default_rng([seed, step, 2])  # independent of the shuffling
+        if self.prompt_share:
+            masks = [example.mask | (rng.random(len(example.ids)) < self.prompt_share) for example in chosen]
+            chosen = [replace(example, mask=mask) for example, mask in zip(chosen, masks, strict=True)]
         if self.token_dropout:
-            rng = np.random.default_rng([seed, step, 2])  # independent of the shuffling
             stays = [example.mask | (rng.random(len(example.ids)) >= self.token_dropout) for example in chosen]
             chosen = [Example(e.ids[s], e.targets[s], e.mask[s]) for e, s in zip(chosen, stays, strict=True)]
         return self.pad(chosen)

@@ -48,7 +48,7 @@ class ExamplesTask(Task):
     describe_targets()    what is learned, in a few words
     """
 
-    pad_id, token_dropout = 0, 0.0  # see data/examples.py
+    pad_id, token_dropout, prompt_share = 0, 0.0, 0.0  # see data/examples.py
 
     def __init__(self, config: TrainConfig, data: Data):
         """Raises UserError where block_size is too short for any target."""
@@ -57,7 +57,7 @@ class ExamplesTask(Task):
         validation = [example for encoded in data.validation for example in self.cut(encoded)]
         if not train or not validation:
             raise UserError(f"--block_size {config.block_size}: is too short for any of the answers in {config.data}")
-        self.train = Examples(train, config.batch_size, self.pad_id, self.token_dropout)
+        self.train = Examples(train, config.batch_size, self.pad_id, self.token_dropout, self.prompt_share)
         self.validation = Examples(validation, config.batch_size, self.pad_id)
 
     def describe(self) -> str:
