@@ -9,8 +9,8 @@ import pytest
 from conftest import BAKERY, ROOT
 
 from mingpt.data import shop
-from mingpt.data.phrases import read_phrases, slots_of
-from mingpt.data.shop import PARTS, PHRASES, is_held_out, write_dialogue, write_dialogues
+from mingpt.data.phrases import is_held_out, read_phrases, slots_of
+from mingpt.data.shop import PARTS, PHRASES, write_dialogue, write_dialogues
 from mingpt.errors import UserError
 
 

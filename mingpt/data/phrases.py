@@ -17,6 +17,7 @@ import configparser
 import functools
 import random
 import re
+import zlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,14 @@ class Phrases:
         """The slots of the system message."""
         return {slot for lines in self.system.values() for line in lines for slot in slots_of(line)}
 
+    @functools.cached_property
+    def split_user(self) -> dict[str, tuple[list[str], list[str]]]:
+        """By intent, the phrasings of users: those for training, and those held out."""
+        return {
+            intent.name: tuple([line for line in intent.user if is_held_out(line) == part] for part in (False, True))
+            for intent in self.intents
+        }
+
     def may_be_invented(self, name: str) -> bool:
         """Whether a value may contain an invented word."""
         lists = {slot for value in self.values[name] for slot in slots_of(value)}
@@ -113,6 +122,11 @@ def slots_of(template: str) -> list[str]:
     ['order', 'town']
     """
     return SLOT.findall(template)
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a phrasing, a value or an invented word never occurs in training: a tenth of all."""
+    return zlib.crc32(text.encode()) % 10 == 0
 
 
 def read_phrases(path: Path) -> Phrases:

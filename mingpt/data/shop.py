@@ -6,23 +6,23 @@ A dialogue is a pure function of the phrase file, the seed and its number. Each 
 as cancel_order, whose answer needs slots, such as an order number: the user has told them, before or now, or is asked.
 Facts, such as opening hours, come from the system message. data/README.md describes the phrase file.
 
-An answer is annotated with its intent and with the values it must contain. A tenth of all phrasings and values, by
-their checksum, is never used for training. Held-out dialogues test one of PARTS each.
+An answer is annotated with its intent and with the values it must contain. Held-out dialogues test one of PARTS each.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import re
 import shlex
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from mingpt import cli
-from mingpt.data.phrases import SLOT, Intent, Phrases, expand, fill, read_phrases, slots_of
+from mingpt.data.phrases import Intent, Phrases, expand, fill, is_held_out, read_phrases, slots_of
+from mingpt.data.wording import Wording
 from mingpt.files import atomic_write
 from mingpt.settings import Settings, setting
 
@@ -31,12 +31,7 @@ PHRASES = Path(__file__).parents[2] / "data" / "shop.ini"
 # and a value is asked for again after two other exchanges.
 PARTS = ("values", "words", "phrasings", "facts", "memory")
 REQUESTS = {"values": 2, "phrasings": 2}  # in a held-out dialogue; 1 in the others
-EXCHANGES = (1, 2, 2, 3, 3, 4)  # of a dialogue
-INVENTED = 0.4  # share of invented words among values that allow them
-SYLLABLES = [
-    start + vowel for start in "b d f g h k l m n p r s t v w z br dr gr kl pl st tr sh".split() for vowel in "aeiou"
-]
-LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
+EXCHANGES = (2, 2, 3, 3, 4, 5)  # of a dialogue
 
 Row = dict[str, Any]
 
@@ -66,7 +61,9 @@ def main(argv: list[str]) -> int:
 def write_file(path: Path, settings: ShopSettings) -> None:
     phrases = read_phrases(Path(settings.phrases))
     with open(path, "w", encoding="utf-8") as file:
-        for row in write_dialogues(phrases, settings.seed, settings.dialogues, settings.held_out):
+        rows = write_dialogues(phrases, settings.seed, settings.dialogues, settings.held_out)
+        total = settings.dialogues + settings.held_out
+        for row in tqdm(rows, "dialogues", total, leave=False, disable=None):  # no bar where there is no terminal
             print(json.dumps(row, ensure_ascii=False), file=file)
 
 
@@ -94,11 +91,12 @@ class Writer:
 
     def __init__(self, phrases: Phrases, rng: random.Random, part: str | None = None):
         self.phrases, self.rng, self.part = phrases, rng, part
+        self.wording = Wording(phrases, rng, part)
         self.messages: list[Row] = []
         self.told: dict[str, str] = {}  # values of slots, by the user
         self.facts: dict[str, str] = {}  # by the system message
         self.last: Intent | None = None  # of the user's last request
-        if part == "facts" or self.chance(0.6):
+        if part == "facts" or self.wording.chance(0.55):
             self.add_system_message()
 
     # The course of a dialogue.
@@ -109,7 +107,7 @@ class Writer:
         while len(self.messages) // 2 < exchanges:
             moves = {self.request: 0.6}
             moves |= {self.request_two: 0.06} if any(intent.about for intent in self.phrases.intents) else {}
-            moves |= {self.recall: 0.15} if any(slot.recall for slot in self.phrases.slots.values()) else {}
+            moves |= {self.recall: 0.16} if any(slot.recall for slot in self.phrases.slots.values()) else {}
             moves |= {self.request_again: 0.15} if self.told else {}
             moves |= {self.correct: 0.06} if self.last and self.correctable() else {}
             self.rng.choices([*moves], [*moves.values()])[0]()
@@ -133,7 +131,7 @@ class Writer:
         self.last = intent or self.pick(lambda intent: True)
         remembered = {slot.name for slot in self.phrases.slots.values() if slot.recall}
         self.told = {slot: value for slot, value in self.told.items() if slot in remembered}
-        self.say(self.phrasing(self.last))
+        self.say(self.wording.phrasing(self.last))
         for slot in self.last.needs:
             if slot not in self.told:
                 self.reply(f"ask {slot}", f"{self.last.opening} {self.phrases.slots[slot].ask}".strip())
@@ -151,10 +149,10 @@ class Writer:
     def request_two(self) -> None:
         """Two requests in one message."""
         both = [self.pick(lambda intent: intent.about) for _ in range(2)]
-        first, second = (self.phrasing(intent).rstrip(".!?") for intent in both)
+        first, second = (self.wording.phrasing(intent).rstrip(".!?") for intent in both)
         slots = [*slots_of(first), *slots_of(second)]
-        needed = [slot for intent in both for slot in intent.needs]
-        if both[0].name != both[1].name and sorted(slots) == sorted({*needed}):
+        needed = {slot for intent in both for slot in intent.needs}
+        if both[0].name != both[1].name and needed <= {*slots} and len({*slots}) == len(slots):
             self.last = None
             self.say(fill(self.rng.choice(self.phrases.noise["join"]), {"first": first, "second": second}))
             self.answer(*both)
@@ -163,7 +161,7 @@ class Writer:
         """The user asks for a value told before."""
         slots = [slot for slot in self.phrases.slots.values() if slot.recall and name in (None, slot.name)]
         known = [slot for slot in slots if slot.name in self.told]
-        slot = self.rng.choice(known if known and self.chance(0.8) else slots)
+        slot = self.rng.choice(known if known and self.wording.chance(0.8) else slots)
         self.say(self.rng.choice(slot.recall))
         self.reply(f"recall {slot.name}", slot.answer if slot.name in self.told else slot.unknown)
 
@@ -179,11 +177,11 @@ class Writer:
 
     def add_system_message(self) -> None:
         name, *others = self.phrases.system.values()
-        templates = [self.rng.choice(lines) for lines in others if self.part == "facts" or self.chance(0.8)]
-        if self.chance(0.3):
+        templates = [self.rng.choice(lines) for lines in others if self.part == "facts" or self.wording.chance(0.65)]
+        if self.wording.chance(0.3):
             self.rng.shuffle(templates)
         templates = [expand(self.rng, template) for template in [self.rng.choice(name), *templates]]
-        self.facts = {fact: self.value(fact) for template in templates for fact in slots_of(template)}
+        self.facts = {fact: self.wording.value(fact) for template in templates for fact in slots_of(template)}
         self.messages.append({"role": "system", "content": fill(" ".join(templates), self.facts)})
 
     def answer(self, *intents: Intent) -> None:
@@ -204,103 +202,22 @@ class Writer:
         """A message of the user, with new values in its slots, typed as people type."""
         template = expand(self.rng, template)
         if not is_plain:
-            template = self.decorate(template)
-        values = {slot: self.value(slot) for slot in slots_of(template)}
-        if self.chance(0.35):
-            values = {slot: value.lower() if self.chance(0.7) else value for slot, value in values.items()}
+            template = self.wording.decorate(template)
+        values = {slot: self.wording.value(slot) for slot in slots_of(template)}
+        if self.wording.chance(0.35):
+            values = {slot: value.lower() if self.wording.chance(0.7) else value for slot, value in values.items()}
             template = template.lower()
-        text = fill(" ".join(self.mistype(template.split())) or template, values)
-        if self.chance(0.35):
+        text = fill(" ".join(self.wording.mistype(template.split())) or template, values)
+        if self.wording.chance(0.35):
             text = text.rstrip(".!?,") or text
         self.told |= values
         self.messages.append({"role": "user", "content": text})
 
-    # Their wording.
-
-    def chance(self, probability: float) -> bool:
-        return self.rng.random() < probability
+    # Choices.
 
     def pick(self, condition: Callable[[Intent], Any]) -> Intent:
         intents = [intent for intent in self.phrases.intents if condition(intent)]
         return self.rng.choices(intents, [float(intent.weight) for intent in intents])[0]
-
-    def phrasing(self, intent: Intent) -> str:
-        """A phrasing, or a noun phrase in a frame that fits many intents."""
-        is_tested = self.part == "phrasings"
-        if intent.about and not is_tested and self.chance(0.15):
-            template = fill(self.rng.choice(self.phrases.noise["frame"]), {"about": self.rng.choice(intent.about)})
-        else:
-            template = self.rng.choice([line for line in intent.user if is_held_out(line) == is_tested])
-        template = expand(self.rng, template)
-        return fill(template, {slot: self.value(slot) for slot in slots_of(template) if slot not in intent.needs})
-
-    def decorate(self, text: str) -> str:
-        """Synonyms, and what people write around a request."""
-        noise = self.phrases.noise
-        text = self.phrases.synonym_pattern.sub(self.replace_synonym, text)
-        if self.chance(0.08):
-            remark = self.compose("remark")
-            text = f"{remark}. {text}" if self.chance(0.6) else f"{text}. {remark}"
-        if self.chance(0.2):
-            text = f"{expand(self.rng, self.rng.choice(noise['opener']))} {text}"
-        if self.chance(0.12):
-            text = f"{text} {expand(self.rng, self.rng.choice(noise['closer']))}"
-        return text
-
-    def replace_synonym(self, match: re.Match) -> str:
-        return self.rng.choice(self.phrases.synonyms[match[0].lower()]) if self.chance(0.4) else match[0]
-
-    def mistype(self, words: list[str]) -> Iterator[str]:
-        """Words as typed in a hurry: some left out, some with a slip, some unknown. Slots stay as they are."""
-        for word in words:
-            is_short = word in self.phrases.noise["dropped"]
-            if "{" in word or (is_short and not self.chance(0.06)):
-                yield word
-            elif not is_short:
-                yield self.slip(word)
-
-    def slip(self, word: str) -> str:
-        i = self.rng.randrange(len(word))
-        if self.chance(0.01):
-            return self.invent()
-        if len(word) < 4 or not word.isalpha() or not self.chance(0.03):
-            return word
-        return self.rng.choice(
-            [word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:], word[:i] + word[i : i + 2][::-1] + word[i + 2 :]]
-        )
-
-    # Values.
-
-    def value(self, name: str) -> str:
-        """A value of a slot or a fact, held out from training or not as the part demands."""
-        is_tested = self.part == ("facts" if name in self.phrases.facts else "values")
-        for _ in range(100):  # a list as short as that of the tones may hold nothing out
-            text = self.compose(name)
-            if is_held_out(text) == is_tested:
-                break
-        return text
-
-    def compose(self, name: str) -> str:
-        """A value of a list: an invented word, or one of its values, with its own slots filled."""
-        values = self.phrases.values[name]
-        if name in self.phrases.invented and self.chance({None: INVENTED, "words": 1.0}.get(self.part, 0.0)):
-            return self.invent().capitalize() if values[0][0].isupper() else self.invent()
-        template = re.sub("#+|@", self.random_characters, expand(self.rng, self.rng.choice(values)))
-        return SLOT.sub(lambda match: self.compose(match[1]), template)
-
-    def random_characters(self, match: re.Match) -> str:
-        """A number of as many digits as there are #, or a letter for @."""
-        digits = len(match[0])
-        return self.rng.choice(LETTERS) if match[0] == "@" else str(self.rng.randrange(10 ** (digits - 1), 10**digits))
-
-    def invent(self) -> str:
-        """A word that is none, never the same for training and for the held-out parts."""
-        while True:
-            word = "".join(self.rng.choices(SYLLABLES, k=self.rng.choice((2, 2, 3)))) + self.rng.choice(
-                ["", "n", "r", "s", "l", "x"]
-            )
-            if is_held_out(word) == (self.part is not None):
-                return word
 
 
 def is_tested_by(part: str, intent: Intent, phrases: Phrases) -> bool:
@@ -312,11 +229,6 @@ def is_tested_by(part: str, intent: Intent, phrases: Phrases) -> bool:
         "facts": bool(intent.facts) and not intent.needs,
         "memory": any(phrases.slots[slot].recall for slot in intent.needs),
     }[part]
-
-
-def is_held_out(text: str) -> bool:
-    """Whether a phrasing, a value or a word is never used for training."""
-    return zlib.crc32(text.encode()) % 10 == 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mingpt import files
-from mingpt.data import phrases, shop
+from mingpt.data import phrases, shop, wording
 from mingpt.errors import UserError
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -89,7 +89,7 @@ def shakespeare() -> Path:
 
 def shop_dialogues() -> Path:
     """Dialogues with a shop's customer service, as many as a GPT learns in minutes; see data/shop.py."""
-    code = (Path(module.__file__).read_bytes() for module in (phrases, shop))
+    code = (Path(module.__file__).read_bytes() for module in (phrases, shop, wording))
     version = hashlib.sha256(b"".join([*code, shop.PHRASES.read_bytes()])).hexdigest()[:16]
     path = cache_folder() / f"shop-{version}.jsonl"
     if not path.exists():
