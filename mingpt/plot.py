@@ -22,9 +22,7 @@ def plot_losses(folder: Path, metrics: list[dict[str, float]], best_step: int) -
     best = next(row for row in metrics if row["step"] == best_step)
     axes.plot(steps, [row["train_loss"] for row in metrics], color="0.6", label="training")
     axes.plot(steps, [row["val_loss"] for row in metrics], color="C0", label="validation")
-    point = (best["step"], best["val_loss"])
-    axes.plot(*point, "o", color="C0", label="best checkpoint")
-    axes.annotate(f"{best['val_loss']:.3f}", point, (0, -14), textcoords="offset points", ha="center")
+    axes.plot(best["step"], best["val_loss"], "o", color="C0", label=f"best checkpoint, {best['val_loss']:.3f}")
     axes.set(xlabel="updates", ylabel="loss", xlim=(0, None))
     axes.set_title(str(folder), parse_math=False)  # a $ in a name is no formula
     axes.spines[["top", "right"]].set_visible(False)
