@@ -21,6 +21,9 @@ import numpy as np
 from mingpt.data.tokenizer import Tokenizer
 
 POOL = 16  # batches whose sequences are sorted by length together
+# Lengths are rounded up to a multiple of this: the bfloat16 kernels of a CPU are compiled for each shape, which takes
+# longer than an update of a small model computes (tests/benchmarks/LOG.md).
+LENGTH_MULTIPLE = 16
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, y, mask, weight
 
@@ -116,7 +119,8 @@ class Examples:
             yield self.pad([self.examples[j] for j in order[i : i + batch_size]])
 
     def pad(self, examples: Sequence[Example]) -> Batch:
-        shape = len(examples), max(len(example.ids) for example in examples)
+        longest = max(len(example.ids) for example in examples)
+        shape = len(examples), min(round_up(longest, LENGTH_MULTIPLE), self.lengths.max())
         x = np.full(shape, self.pad_id, dtype=np.int64)
         y = np.zeros(shape, dtype=examples[0].targets.dtype)
         mask = np.zeros(shape, dtype=bool)
@@ -125,3 +129,12 @@ class Examples:
             x[b, :T], y[b, :T], mask[b, :T] = example.ids, example.targets, example.mask
         targets = mask.sum(axis=1)
         return x, y, mask, (targets / targets.mean()).astype(np.float32)
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The smallest multiple that is at least n.
+
+    >>> round_up(17, 16)
+    32
+    """
+    return -(-n // multiple) * multiple
