@@ -24,6 +24,17 @@ DESCRIPTION = (
 
 def main(argv: list[str]) -> int:
     asked = cli.parse(TrainConfig, argv, "python train.py", DESCRIPTION)
+    from mingpt import distributed
+
+    try:
+        with distributed.processes():
+            return start_and_train(asked)
+    except distributed.ConnectionLost as error:
+        cli.print_error(f"error: {error}; add --resume and --out_dir to resume it from its last state")
+        return 1
+
+
+def start_and_train(asked: TrainConfig) -> int:
     from mingpt.run import resume, start
 
     run = resume(asked) if asked.resume else start(asked)
@@ -44,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 def train(run: Run) -> int:
     """Train and report; returns the exit code."""
-    from mingpt import trainer
+    from mingpt import distributed, trainer
     from mingpt.plot import plot_losses
 
     config, state, folder = run.config, run.state, run.folder.path
@@ -55,16 +66,17 @@ def train(run: Run) -> int:
     print_header(run)
     try:
         with (
-            cli.CtrlC("stopping after this update") as ctrl_c,
-            contextlib.closing(
-                trainer.train(config, run.task, run.folder, state, lambda: ctrl_c.is_pressed)
-            ) as evaluations,
+            cli.StopRequest("stopping after this update") as stop,
+            contextlib.closing(trainer.train(config, run.task, run.folder, state, lambda: stop.is_set)) as evaluations,
         ):
             print_evaluations(evaluations, run.task.metric)
     except trainer.Diverged as error:
         return explain_divergence(error, run)
+    is_finished = state.progress.is_finished(config)
+    if not distributed.leave():
+        return 0 if is_finished else cli.CANCELLED
     plot = plot_losses(folder, state.metrics, state.progress.best_step)
-    if not state.progress.is_finished(config):
+    if not is_finished:
         print_stopped(run, sys.stdout)
         return cli.CANCELLED
     print_report(run, plot)
@@ -85,7 +97,7 @@ def print_header(run: Run) -> None:
     )
     print(
         f"training      {config.max_iters:,} updates of {config.batch_size:,} sequences, {config.optimizer}, "
-        f"learning rate {config.learning_rate:g}, {config.device}, {config.threads} threads, {config.dtype}"
+        f"learning rate {config.learning_rate:g}, {describe_machine(config)}, {config.dtype}"
     )
     minutes = trainer.estimate_seconds(config, run.task, run.state) / 60
     print(f"time          about {'a minute' if minutes < 1.5 else f'{minutes:.0f} minutes'}")
@@ -94,6 +106,13 @@ def print_header(run: Run) -> None:
     if run.state.progress.step:
         print(f"resumes       after update {run.state.progress.step:,}")
     print(f"folder        {run.folder.path}")
+
+
+def describe_machine(config: TrainConfig) -> str:
+    from mingpt import distributed
+
+    processes = distributed.world_size()
+    return f"{config.device}, {config.threads} threads" + (f", {processes} processes" if processes > 1 else "")
 
 
 def print_evaluations(evaluations: Iterable[dict[str, float]], metric: str) -> None:

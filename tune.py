@@ -161,15 +161,15 @@ def run_study(asked: TuneConfig, plan: Plan, journal: Journal) -> int:
     budget = Budget(journal, plan.base, plan.minutes)
     objective = Objective(plan.shared, plan.facts, folder.resolve() / "trials", budget.updates)
     print_header(asked, plan, study, budget)
-    with cli.CtrlC("saving what is running") as ctrl_c:
-        search(study, objective, asked, budget, lambda: ctrl_c.is_pressed)
+    with cli.StopRequest("saving what is running") as stop:
+        search(study, objective, asked, budget, lambda: stop.is_set)
         repeated = objective  # with all threads, as train.py will have
         if "threads" in plan.shared:
             repeated = replace(objective, shared=plan.shared | {"threads": asked.threads or default_threads()})
         result = None
-        if not ctrl_c.is_pressed:
+        if not stop.is_set:
             print("\ntraining the best settings and the defaults with new seeds", flush=True)
-            result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: ctrl_c.is_pressed)
+            result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: stop.is_set)
         budget.save()
     if result is None:
         print(f"resume        python tune.py --study {shlex.quote(str(folder))}")

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from mingpt import files, lora, pretrained
+from mingpt import distributed, files, lora, pretrained
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.data.sources import absolute
 from mingpt.errors import UserError
@@ -34,26 +34,29 @@ LOCATION = ("out_dir", "resume", "config")  # settings that say where, not what:
 
 
 class RunFolder:
-    """A folder that this process alone writes to, until `close` or its death. Raises OSError where it cannot."""
+    """A folder that this process alone writes to, until `close` or its death; of several ranks (distributed.py), only
+    the first writes. Raises OSError where it cannot.
+    """
 
     def __init__(self, path: Path):
-        """Take the lock. Raises UserError where another process holds it."""
+        """Take the lock. Raises UserError where another run holds it."""
         self.path = path
+        distributed.together(self.take_lock)
+
+    def take_lock(self) -> None:
+        self.lock = None
+        if not distributed.is_main():
+            return
         try:
-            self.lock = files.lock(path / "lock")
+            self.lock = files.lock(self.path / "lock")
         except BlockingIOError:
-            raise UserError(f"--out_dir {path}: is in use by another process") from None
-        files.remove_temporary_files(path)
+            raise UserError(f"--out_dir {self.path}: is in use by another process") from None
+        files.remove_temporary_files(self.path)
 
     @classmethod
     def create(cls, out_dir: str | None, name: str) -> RunFolder:
         """A new folder: out_dir, or the first of out/NAME, out/NAME-2, ... that does not exist."""
-        path = create_numbered(Path("out"), name) if out_dir is None else Path(out_dir)
-        path.mkdir(parents=True, exist_ok=True)
-        if not all(file.name == "lock" or files.is_temporary(file) for file in path.iterdir()):
-            content = "a run; add --resume to resume it" if (path / "train.json").exists() else "files"
-            raise UserError(f"--out_dir {path}: contains {content}, or name another folder")
-        return cls(path)
+        return cls(distributed.from_main(lambda: create_folder(out_dir, name)))
 
     @classmethod
     def open(cls, out_dir: str | None) -> RunFolder:
@@ -65,7 +68,8 @@ class RunFolder:
         return cls(Path(out_dir))
 
     def close(self) -> None:
-        self.lock.close()
+        if self.lock is not None:
+            self.lock.close()
 
     def save_settings(self, config: TrainConfig, task: Task, model_config: GPTConfig, base_sha256: str | None) -> None:
         settings = {name: value for name, value in config if name not in LOCATION}
@@ -114,6 +118,16 @@ class RunFolder:
     def save_metrics(self, metrics: list[dict[str, float]]) -> None:
         with files.atomic_write(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in metrics), encoding="utf-8")
+
+
+def create_folder(out_dir: str | None, name: str) -> Path:
+    """The path of a new folder. Raises UserError where it has files."""
+    path = create_numbered(Path("out"), name) if out_dir is None else Path(out_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    if not all(file.name == "lock" or files.is_temporary(file) for file in path.iterdir()):
+        content = "a run; add --resume to resume it" if (path / "train.json").exists() else "files"
+        raise UserError(f"--out_dir {path}: contains {content}, or name another folder")
+    return path
 
 
 def create_numbered(parent: Path, name: str) -> Path:

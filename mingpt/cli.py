@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 from tqdm import tqdm
 
 from mingpt import files
-from mingpt.errors import UserError
+from mingpt.errors import UserError, problems_of
 from mingpt.settings import Settings, choices, format_value, nearest, value_type
 
 MISSING = "\0"  # stands for the value of a flag that was typed without one; no shell can pass it
@@ -65,43 +66,46 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a broken pipe is caught
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print_error("\nstopped")
         code = CANCELLED
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         sys.stdout = None
         code = 0
     except (UserError, OSError) as error:
         for problem in problems_of(error):
-            print(f"error: {problem}", file=sys.stderr)
+            print_error(f"error: {problem}")
         code = 2
     sys.exit(code)
 
 
-def problems_of(error: UserError | OSError) -> Iterable[str]:
-    """A line for each problem; of an error of the file system "FILE: what is wrong"."""
-    if isinstance(error, UserError):
-        return error.problems
-    return [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
+def print_error(line: str) -> None:
+    """Print a line on stderr, once where torchrun started several processes (distributed.py)."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(line, file=sys.stderr)
 
 
-class CtrlC:
-    """A context in which the first Ctrl-C only sets `is_pressed` and prints a notice; the second interrupts."""
+class StopRequest:
+    """A context in which the first Ctrl-C or SIGTERM only sets `is_set` and prints a notice; the second stops.
+
+    SIGTERM is what a cluster sends before it takes a machine back.
+    """
 
     def __init__(self, notice: str):
         self.notice = notice
-        self.is_pressed = False
+        self.is_set = False
 
-    def __enter__(self) -> CtrlC:
-        self.previous = signal.signal(signal.SIGINT, self.press)
+    def __enter__(self) -> StopRequest:
+        self.previous = {number: signal.signal(number, self.set) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
-    def press(self, number: int, frame: FrameType | None) -> None:
-        self.is_pressed = True
-        signal.signal(signal.SIGINT, self.previous)
-        tqdm.write(f"\n{self.notice} (Ctrl-C again to stop at once)", file=sys.stderr)
+    def set(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+        self.__exit__()
+        print_error(f"\n{self.notice} (Ctrl-C again to stop at once)")
 
 
 def build_parser(settings: type[Settings], prog: str, description: str) -> argparse.ArgumentParser:

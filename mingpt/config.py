@@ -152,7 +152,9 @@ class MachineSettings(Settings):
         "auto", "autocast dtype of matrix products; auto: bfloat16 if the device has it; weights stay float32"
     )
     compile: bool = setting(False, "torch.compile the model")
-    threads: int | None = setting(None, "CPU threads", follows="the machine", ge=1, le=1024)
+    threads: int | None = setting(
+        None, "CPU threads, divided among the processes of torchrun", follows="the machine", ge=1, le=1024
+    )
     seed: int = setting(0, "random seed", ge=0, le=2**31 - 1)
     config: str | None = setting(None, "JSON file of settings; flags override it", metavar="FILE")
 

@@ -18,3 +18,10 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+def problems_of(error: UserError | OSError) -> tuple[str, ...]:
+    """A line for each problem; of an error of the file system "FILE: what is wrong"."""
+    if isinstance(error, UserError):
+        return error.problems
+    return (f"{error.filename}: {error.strerror}" if error.filename else str(error),)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mingpt import files, pretrained
+from mingpt import distributed, files, pretrained
 from mingpt.checkpoint import RunFolder, settings_to_resume
 from mingpt.config import TASKS, Architecture, GPTConfig, TrainConfig, Training
 from mingpt.data.tokenizer import load_tokenizer
@@ -108,18 +108,29 @@ def hash_weights(folder: Path) -> str:
     return files.sha256(*sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")))
 
 
+def prepare_machine(config: TrainConfig) -> None:
+    """Threads and precision. Raises UserError where the batch cannot be divided among the processes."""
+    parts = config.gradient_accumulation * distributed.world_size()
+    if config.batch_size % parts:
+        divisors = f"{distributed.world_size()} processes x --gradient_accumulation {config.gradient_accumulation}"
+        raise UserError(f"--batch_size {config.batch_size}: is not divisible by {divisors}")
+    torch.set_num_threads(max(1, config.threads // distributed.local_world_size()))
+    torch.set_float32_matmul_precision("high" if config.device == "cuda" else "highest")  # TF32
+
+
 def start(asked: TrainConfig) -> Run:
     """A new run in a new folder."""
-    data, facts = read_facts(asked)
+    data, facts = distributed.first_of_machine_first(lambda: read_facts(asked))
     config = resolve(asked, facts)
-    torch.set_num_threads(config.threads)
+    prepare_machine(config)
     task = load_task(config.task)(config, data)
     model_config = build_model_config(config, task, facts.base)
     base = locate_base(config)
     tensors = None if base is None else starting_weights(base, model_config, config.seed)
     state = State(config, model_config, tensors)  # before there is a folder: it may not fit in memory
     folder = RunFolder.create(config.out_dir, data.name)
-    folder.save_settings(config, task, model_config, None if base is None else hash_weights(base))
+    if distributed.is_main():
+        folder.save_settings(config, task, model_config, None if base is None else hash_weights(base))
     return Run(config, task, folder, state)
 
 
@@ -129,8 +140,8 @@ def resume(asked: TrainConfig) -> Run:
     recorded, sums = folder.load_settings()
     config = settings_to_resume(asked, recorded)
     choose_device(config.device)  # raises UserError where it is not available here
-    torch.set_num_threads(config.threads)
-    data = load_task(config.task).read(config, load_tokenizer(folder.path))
+    prepare_machine(config)
+    data = distributed.first_of_machine_first(lambda: load_task(config.task).read(config, load_tokenizer(folder.path)))
     if data.sha256 != sums["data_sha256"]:
         raise UserError(f"--data {config.data}: is not the data that the run in {folder.path} began with")
     task = load_task(config.task)(config, data)
@@ -153,6 +164,7 @@ def resume(asked: TrainConfig) -> Run:
             raise UserError(f"{folder.path / 'state.pt'}: is the state of another model ({problem})") from None
         if state.progress.best_step:
             pretrained.read_folder(GPT, folder.path)  # raises UserError where the best checkpoint is corrupt
+    if distributed.is_main():
         folder.save_metrics(state.metrics)  # the process may have been killed between state and metrics
-    folder.save_settings(config, task, model_config, sums["base_sha256"])
+        folder.save_settings(config, task, model_config, sums["base_sha256"])
     return Run(config, task, folder, state)

@@ -4,7 +4,7 @@
 
 Update `step` depends on the weights and optimizer state before it and on (seed, step), and on nothing else: its batch
 and its dropout are functions of (seed, step), and an evaluation uses no random numbers. So a run that is stopped
-and resumed equals the uninterrupted one bit for bit.
+and resumed equals the uninterrupted one bit for bit. Several processes (distributed.py) share the micro-batches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import copy
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mingpt import lora
+from mingpt import distributed, lora
 from mingpt.checkpoint import RunFolder
 from mingpt.config import GPTConfig, TrainConfig
 from mingpt.errors import UserError
@@ -38,6 +38,7 @@ from mingpt.tasks.base import Task, to_tensors
 # (tests/benchmarks/LOG.md).
 AVERAGING = 10
 
+READ_EVERY = 10  # updates between two readings of the loss, each of which waits for a GPU
 WARM_UP, TIMED, OVERHEAD = 2, 4, 1.2  # passes; time of a run relative to that of its passes alone
 
 
@@ -118,8 +119,10 @@ def train(
     model, averaged, optimizer, progress = state.model, state.averaged, state.optimizer, state.progress
     if config.compile:
         model.hidden_states = torch.compile(model.hidden_states)  # which every task calls
+    task_loss = distributed.data_parallel(TaskLoss(task, model))
     autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
     model.train()
+    losses: list[Tensor] = []  # of the updates since the last reading
     tokens, start = 0, time.perf_counter()  # since the last evaluation
 
     bar = progress_bar(progress.step, config.max_iters)
@@ -127,19 +130,18 @@ def train(
         lr = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(np.random.SeedSequence((config.seed, step)).generate_state(1)[0].item())  # for dropout
-        batch = to_tensors(task.batch(step), model)
 
-        loss = torch.zeros((), device=config.device)
-        for micro_batch in zip(*(tensor.chunk(config.gradient_accumulation) for tensor in batch), strict=True):
+        batch = task.batch(step)
+        losses.append(torch.zeros((), device=config.device))
+        for number, micro_batch in micro_batches(batch, config, model):
+            seed_dropout(config.seed, step, number)
+            # DistributedDataParallel averages the gradients in the backward pass of the last one
+            task_loss.require_backward_grad_sync = (number + 1) % config.gradient_accumulation == 0
             with autocast:
-                micro_loss = task.loss(model, *micro_batch) / config.gradient_accumulation
-            micro_loss.backward()
-            loss += micro_loss.detach()
+                loss = task_loss(*micro_batch) / config.gradient_accumulation
+            loss.backward()
+            losses[-1] += loss.detach()
 
-        loss_value = loss.item()
-        if not math.isfinite(loss_value):
-            raise Diverged(f"the loss of update {step + 1} is {loss_value}")
         if config.grad_clip:
             nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
@@ -147,39 +149,80 @@ def train(
         update_average(averaged, model, weight=(AVERAGING + 1) / (step + 1 + AVERAGING))
 
         progress.step += 1
-        progress.loss_sum += loss_value
-        progress.loss_count += 1
-        tokens += batch[0].numel()
-        tokens_per_second = round(tokens / (time.perf_counter() - start))
-        bar.set_postfix_str(f"loss {loss_value:.3f}, lr {lr:.2e}, {tokens_per_second:,} tokens/s", refresh=False)
+        tokens += batch[0].size
+        is_evaluation = progress.step % config.eval_interval == 0 or progress.step == config.max_iters
+        is_stop = distributed.is_any(should_stop())
+        if is_evaluation or is_stop or len(losses) == READ_EVERY:
+            newest = read_losses(losses, progress)
+            tokens_per_second = round(tokens / (time.perf_counter() - start))
+            bar.set_postfix_str(f"loss {newest:.3f}, lr {lr:.2e}, {tokens_per_second:,} tokens/s", refresh=False)
 
-        if progress.step % config.eval_interval == 0 or progress.step == config.max_iters:
+        if is_evaluation:
             yield evaluate(task, folder, state, {"learning_rate": lr, "tokens_per_second": tokens_per_second})
             tokens, start = 0, time.perf_counter()
             if progress.is_finished(config):
                 break
-        if should_stop():
+        if is_stop:
             if not all(weight.isfinite().all() for weight in model.parameters()):  # only the next loss would show it
                 raise Diverged(f"a weight after update {progress.step} is not finite")
-            folder.save_state(state.state_dict())
+            if distributed.is_main():
+                folder.save_state(state.state_dict())
             break
+
+
+class TaskLoss(nn.Module):
+    """The loss of a task as a module, as DistributedDataParallel needs it."""
+
+    def __init__(self, task: Task, model: GPT):
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.task.loss(self.model, *batch)
+
+
+def micro_batches(
+    batch: Sequence[np.ndarray], config: TrainConfig, model: GPT
+) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """The micro-batches that this process computes, each with its number among those of all processes."""
+    parts = config.gradient_accumulation
+    first = distributed.rank() * parts
+    slices = [np.split(array, parts * distributed.world_size()) for array in batch]
+    for number in range(first, first + parts):
+        yield number, to_tensors([part[number] for part in slices], model)
+
+
+def seed_dropout(*numbers: int) -> None:
+    torch.manual_seed(np.random.SeedSequence(numbers).generate_state(1)[0].item())
+
+
+def read_losses(losses: list[Tensor], progress: Progress) -> float:
+    """Add the losses of the newest updates to the progress; returns the last. Raises Diverged."""
+    values = distributed.mean(torch.stack(losses)).tolist()
+    for update, value in enumerate(values, start=progress.step - len(values) + 1):
+        if not math.isfinite(value):
+            raise Diverged(f"the loss of update {update} is {value}")
+        progress.loss_sum += value
+        progress.loss_count += 1
+    losses.clear()
+    return values[-1]
 
 
 def estimate_seconds(config: TrainConfig, task: Task, state: State) -> float:
     """About how long the remaining updates take, from passes over a few micro-batches."""
-    model, parts = state.model, config.gradient_accumulation
+    model = state.model
     autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
     for step in range(WARM_UP + TIMED):
         if step == WARM_UP:
             start = time.perf_counter()
-        micro_batch = [tensor.chunk(parts)[0] for tensor in to_tensors(task.batch(step), model)]
+        _, micro_batch = next(micro_batches(task.batch(step), config, model))
         with autocast:
             loss = task.loss(model, *micro_batch)
         loss.backward()
         loss.item()  # waits for a GPU
     seconds = (time.perf_counter() - start) / TIMED
     model.zero_grad()
-    return (config.max_iters - state.progress.step) * parts * seconds * OVERHEAD
+    return (config.max_iters - state.progress.step) * config.gradient_accumulation * seconds * OVERHEAD
 
 
 def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, float]) -> dict[str, float]:
@@ -193,13 +236,16 @@ def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, fl
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.evaluations_since_best += 1
     value = task.objective(metrics)
-    if value <= progress.best:  # the model first, then the state that names it the best: see checkpoint.py
-        folder.save_model(state.averaged, task)
+    is_best = value <= progress.best
+    if is_best:
         progress.evaluations_since_best = 0 if value < progress.best else progress.evaluations_since_best
         progress.best, progress.best_step = value, progress.step
     state.metrics.append(metrics | training | {"seconds": round(state.seconds(), 2)})
-    folder.save_state(state.state_dict())
-    folder.save_metrics(state.metrics)
+    if distributed.is_main():
+        if is_best:  # the model first, then the state that names it the best: see checkpoint.py
+            folder.save_model(state.averaged, task)
+        folder.save_state(state.state_dict())
+        folder.save_metrics(state.metrics)
     return state.metrics[-1]
 
 
@@ -222,7 +268,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def progress_bar(initial: int, total: int) -> tqdm:
     """No bar where the output is not a terminal, or in a study's worker; nothing is left behind."""
-    disable = multiprocessing.parent_process() is not None or None
+    disable = multiprocessing.parent_process() is not None or not distributed.is_main() or None
     bar_format = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
     options = dict(leave=False, dynamic_ncols=True, bar_format=bar_format)
     return tqdm(range(initial, total), initial=initial, total=total, disable=disable, **options)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,10 @@ from conftest import (
 )
 
 from mingpt import GPT
+from mingpt.cli import parse
 from mingpt.config import TrainConfig
-from mingpt.run import start
-from mingpt.trainer import Diverged
+from mingpt.run import resume, start
+from mingpt.trainer import Diverged, State
 from mingpt.trainer import train as train_loop
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -63,6 +65,35 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
+def test_stopped_and_resumed_it_equals_the_uninterrupted_run_bit_for_bit(data, tmp_path, monkeypatch, name):
+    """Stopped after two random updates, with dropout."""
+    monkeypatch.chdir(data)
+    shape = [] if "--init_from" in RUNS[name] else TINY
+    arguments = [*shape, *MACHINE, *RUNS[name], "--dropout", "0.1", "--max_iters", "90", "--eval_interval", "7"]
+    train(data, *arguments, "--out_dir", tmp_path / "whole")
+    stopped = str(tmp_path / "stopped")
+    first, second = sorted(random.Random(name).sample(range(1, 90), 2))
+    todo = parse(TrainConfig, [*map(str, arguments), "--out_dir", stopped], "", "")
+    for last in (first, second, None):
+        run = resume(todo) if todo.resume else start(todo)
+        for _ in train_loop(run.config, run.task, run.folder, run.state, partial(has_made, run.state, last)):
+            pass
+        run.folder.close()
+        assert run.state.progress.step == (last or 90)
+        todo = TrainConfig(resume=True, out_dir=stopped)
+    for file in ("model.safetensors", "metrics.jsonl"):
+        assert read(tmp_path / "stopped" / file) == read(tmp_path / "whole" / file)
+
+
+def has_made(state: State, updates: int | None) -> bool:
+    return state.progress.step == updates
+
+
+def read(path: Path) -> object:
+    return path.read_bytes() if path.suffix == ".safetensors" else read_metrics(path.parent)
+
+
+@pytest.mark.parametrize("name", ["muon", "LoRA"])
 def test_killed_and_resumed_it_equals_the_uninterrupted_run_bit_for_bit(data, tmp_path, name):
     """SIGKILL at random moments, several times, with dropout."""
     shape = [] if "--init_from" in RUNS[name] else TINY

@@ -122,8 +122,8 @@ def test_the_winner_keeps_its_promise_and_best_json_works_anywhere(place):
     assert values == [value for _, value in winner.curve]
 
 
-@pytest.mark.parametrize("moved", [False, True])
-def test_a_killed_study_has_the_trials_of_one_never_killed_also_in_another_place(place, moved):
+def test_a_killed_study_has_the_trials_of_one_never_killed_also_in_another_place(place):
+    """Killed twice: continued in its place after the first kill, elsewhere after the second."""
     flags = [*RATE, *SHORT, "--max_iters", "200", "--trials", "3", "--dropout", "0.1"]
     tune(place, *flags, "--study", "whole")
     folder = place / "killed"
@@ -135,15 +135,12 @@ def test_a_killed_study_has_the_trials_of_one_never_killed_also_in_another_place
         wait_until(lambda path=folder / "trials" / f"{number:04}": is_free(path))  # its worker has ended too
         if name == "train.json":
             (folder / "trials" / "0000" / name).unlink(missing_ok=True)  # as if it had been killed a moment earlier
-    if moved:
-        (place / "there").mkdir()
-        shutil.move(folder, place / "there" / "study")
-        shutil.move(place / "fox.txt", place / "there" / "text.txt")
-        folder = place / "there" / "study"
-        tune(place / "there", "--study", folder, "--data", "text.txt")
-        assert read_json(folder / "best.json")["data"] == str(place / "there" / "text.txt")
-    else:
-        tune(place, "--study", "killed")
+    (place / "there").mkdir()
+    shutil.move(folder, place / "there" / "study")
+    shutil.move(place / "fox.txt", place / "there" / "text.txt")
+    folder = place / "there" / "study"
+    tune(place / "there", "--study", folder, "--data", "text.txt")
+    assert read_json(folder / "best.json")["data"] == str(place / "there" / "text.txt")
     assert outcomes(read(folder)) == outcomes(read(place / "whole"))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mingpt import distributed
 from mingpt.data.dialogue import SPACE, Dialogue, Message, encode_prompt
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
@@ -82,13 +83,15 @@ def words_of(text: str, slots: dict[str, str]) -> set[str]:
 
 def answer_greedily(model: GPT, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]]) -> list[str]:
     """The model's most probable answer to each prompt."""
-    answers = []
-    for i in range(0, len(prompts), BATCH_SIZE):
-        batch = prompts[i : i + BATCH_SIZE]
+
+    def answer(batch: Sequence[Sequence[int]]) -> list[str]:
         completions = [Completion(tokenizer, end_ids=tokenizer.special_ids.values()) for _ in batch]
         columns = stream(completions, generate(model, batch, MAX_TOKENS, temperature=0))
-        answers += ("".join(pieces).removeprefix(SPACE) for pieces in zip(*columns, strict=True))
-    return answers
+        return ["".join(pieces).removeprefix(SPACE) for pieces in zip(*columns, strict=True)]
+
+    size = min(BATCH_SIZE, -(-len(prompts) // distributed.world_size()))
+    batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+    return [text for texts in distributed.shared_map(answer, batches) for text in texts]
 
 
 def score(questions: Sequence[Question], answers: Sequence[str], intent_of: IntentMatcher) -> dict[str, float]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mingpt import distributed
 from mingpt.config import TrainConfig, Training
 from mingpt.data.examples import Data
 from mingpt.data.tokenizer import Tokenizer
@@ -84,21 +85,29 @@ def default_of(defaults: dict[str, Any], asked: Training, name: str) -> Any:
 
 
 def to_tensors(arrays: Sequence[np.ndarray], model: nn.Module) -> tuple[Tensor, ...]:
-    """The arrays as tensors on the model's device."""
+    """The arrays as tensors on the model's device; to a GPU they are copied while it computes."""
     device = next(model.parameters()).device
-    return tuple(torch.from_numpy(array).to(device) for array in arrays)
+    tensors = (torch.from_numpy(array) for array in arrays)
+    if device.type == "cuda":
+        return tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors)
+    return tuple(tensor.to(device) for tensor in tensors)
 
 
 def language_metrics(
-    batches: Iterable[tuple[Tensor, Tensor]], criterion: Callable[[Tensor, Tensor], Tensor], byte_lengths: np.ndarray
+    batches: Iterable[Any],
+    predict: Callable[[Any], tuple[Tensor, Tensor]],
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    byte_lengths: np.ndarray,
 ) -> dict[str, float]:
     """Mean negative log-likelihood per token, and bits per byte of text, which compares different tokenizers.
 
-    `batches` are logits (..., V) and targets (...); byte_lengths (V,) of text in each token.
+    predict(batch) is logits (..., V) and targets (...); byte_lengths (V,) of text in each token.
     """
-    nats, tokens, text_bytes = 0.0, 0, 0
-    for logits, targets in batches:
-        nats += criterion(logits, targets).item() * targets.numel()
-        tokens += targets.numel()
-        text_bytes += int(byte_lengths[targets.cpu().numpy()].sum())
+
+    def measure(batch: Any) -> tuple[float, int, int]:
+        logits, targets = predict(batch)
+        nats = criterion(logits, targets).item() * targets.numel()
+        return nats, targets.numel(), int(byte_lengths[targets.cpu().numpy()].sum())
+
+    nats, tokens, text_bytes = map(sum, zip(*distributed.shared_map(measure, batches), strict=True))
     return {"val_loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * max(1, text_bytes))}

@@ -29,7 +29,7 @@ BLOCK_SIZE = 256
 # From so many dialogues on, few updates see a dialogue again, and a larger model without dropout learns more.
 MANY = 5_000
 MANY_DEFAULTS: dict[str, Any] = dict(n_layer=2, n_embd=160, batch_size=32, dropout=0.0)
-MANY_EXAMPLES = 38_000  # at least so many dialogues are read, some of them more than once
+MANY_EXAMPLES = 68_000  # at least so many dialogues are read, some of them more than once
 QUESTIONS = 64  # answered at each evaluation; all of them are at the end
 CONVERSATIONS = 3  # in the report
 
@@ -98,7 +98,9 @@ class ChatTask(ExamplesTask):
     def evaluate(self, model: GPT) -> dict[str, float]:
         """val_loss in nats per token, and bits per byte, of what the assistant says; whether greedy answers are right,
         where answers are annotated, of a sample."""
-        metrics = language_metrics(self.validate(model), self.criterion, self.tokenizer.byte_lengths)
+        predict = functools.partial(self.predict, model)
+        batches = self.validation_batches()
+        metrics = language_metrics(batches, predict, self.criterion, self.tokenizer.byte_lengths)
         return metrics | self.score(model, self.questions[:: max(1, len(self.questions) // QUESTIONS)])
 
     def score(self, model: GPT, questions: Sequence[answers.Question]) -> dict[str, float]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mingpt import distributed
 from mingpt.config import TrainConfig, Training
 from mingpt.data import tables
-from mingpt.data.examples import Data, Example
+from mingpt.data.examples import Batch, Data, Example
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.model import GPT
@@ -79,8 +80,12 @@ class TableTask(ExamplesTask):
 
     def score_validation(self, model: GPT) -> tuple[Tensor, Tensor]:
         """Scores (N, K) and targets (N,) of the validation part, on the CPU."""
-        scores, targets = zip(*self.validate(model), strict=True)
-        return torch.cat(scores).cpu(), torch.cat(targets).cpu()
+
+        def predict(batch: Batch) -> list[Tensor]:
+            return [tensor.cpu() for tensor in self.predict(model, batch)]
+
+        scores, targets = zip(*distributed.shared_map(predict, self.validation_batches()), strict=True)
+        return torch.cat(scores), torch.cat(targets)
 
     def evaluate(self, model: GPT) -> dict[str, float]:
         """val_loss and the metrics of the validation part."""

@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mingpt import files
 from mingpt.config import TrainConfig, Training
-from mingpt.data.examples import Batch, Data, Examples
+from mingpt.data.examples import Batch, Data, Examples, round_up
 from mingpt.data.tokenizer import TOKENIZERS, Tokenizer
 from mingpt.errors import UserError
 from mingpt.losses import LOSSES
 from mingpt.model import GPT
 from mingpt.tasks.base import Task, default_of, to_tensors
+
+ROWS_MULTIPLE = 128  # of the head's product: see LENGTH_MULTIPLE in data/examples.py
 
 
 def create_tokenizer(
@@ -78,7 +81,9 @@ class ExamplesTask(Task):
     def outputs(self, model: GPT, x: Tensor, mask: Tensor) -> Tensor:
         """Logits or scores (N, K) at the N positions that have a target."""
         head = model.score if self.num_labels else model.head
-        return head(model.hidden_states(x)[mask])
+        hidden = model.hidden_states(x)[mask]  # (N, C)
+        padding = round_up(len(hidden), ROWS_MULTIPLE) - len(hidden)
+        return head(F.pad(hidden, (0, 0, 0, padding)))[: len(hidden)]
 
     def loss(self, model: GPT, x: Tensor, y: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
         return self.criterion(self.outputs(model, x, mask), y[mask], self.config.label_smoothing) * weight.mean()
@@ -87,9 +92,11 @@ class ExamplesTask(Task):
         """The mean loss of outputs (N, K) and targets (N,); for the options see losses.py."""
         return LOSSES[self.config.loss](outputs, targets, *options)
 
+    def validation_batches(self) -> Iterator[Batch]:
+        return self.validation.batches(self.micro_batch_size)
+
     @torch.no_grad()
-    def validate(self, model: GPT) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs (N, K) and targets (N,) of the validation part, batch by batch."""
-        for batch in self.validation.batches(self.micro_batch_size):
-            x, y, mask, _ = to_tensors(batch, model)
-            yield self.outputs(model, x, mask), y[mask]
+    def predict(self, model: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (N, K) and targets (N,) of a batch."""
+        x, y, mask, _ = to_tensors(batch, model)
+        return self.outputs(model, x, mask), y[mask]

@@ -60,10 +60,13 @@ class TextTask(Task):
 
     def evaluate(self, model: GPT) -> dict[str, float]:
         """val_loss in nats per token, and bits per byte."""
-        windows = self.windows.validation_batches(self.micro_batch_size)
-        tensors = (to_tensors((both[:, :-1], both[:, 1:]), model) for both in windows)
-        batches = ((model(x), y) for x, y in tensors)
-        return language_metrics(batches, self.criterion, self.tokenizer.byte_lengths)
+
+        def predict(windows: np.ndarray) -> tuple[Tensor, Tensor]:
+            x, y = to_tensors((windows[:, :-1], windows[:, 1:]), model)
+            return model(x), y
+
+        batches = self.windows.validation_batches(self.micro_batch_size)
+        return language_metrics(batches, predict, self.criterion, self.tokenizer.byte_lengths)
 
     def report(self, model: GPT, folder: Path) -> list[str]:
         """A sample of generated text."""
