@@ -13,7 +13,14 @@ from transformers import GPT2LMHeadModel
 
 from mingpt import GPT
 from mingpt.generation.decoding import Decoder, generate, window_size
-from mingpt.generation.linear import MAX_ROWS, SlicedLinear, optimize_for_decoding
+from mingpt.generation.linear import (
+    MAX_ROWS,
+    Int8Linear,
+    PackedLinear,
+    SlicedLinear,
+    has_int8,
+    optimize_for_decoding,
+)
 
 RAGGED = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11], list(range(30))]  # with a context of 16
 EVEN = [[1, 2, 3], [4, 5, 6]]
@@ -90,6 +97,50 @@ def test_the_optimized_model_computes_the_same_and_keeps_its_weights():
     assert sum(isinstance(module, SlicedLinear) for module in optimized.modules()) == 4 * model.config.n_layer
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in optimized.state_dict().items())
     assert generate_ids(optimized, RAGGED, 30, temperature=0) == generate_ids(model, RAGGED, 30, temperature=0)
+
+
+needs_int8 = pytest.mark.skipif(not has_int8(), reason="PyTorch has these kernels for x86 only")
+
+
+@needs_int8
+def test_int8_is_the_product_of_rounded_weights_and_inputs_and_a_row_does_not_depend_on_the_others():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(40, 50)
+    x = torch.randn(3, 2, 40)
+    layer = Int8Linear(linear.weight.detach(), linear.bias.detach())
+    y = layer(x)
+    s = linear.weight.detach().double().abs().amax(1) / 127
+    r = x.double().abs().amax(-1, keepdim=True)
+    p = (linear.weight.detach().double() / s[:, None]).round()
+    q = (x.double() / r * layer.levels).round()
+    expected = linear.bias.detach().double() + (q @ p.T) * s * r / layer.levels
+    torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=2 * (s.max() * r.max()).item())  # ties, rounded
+    assert (y.double() - expected).abs().mean() < 1e-3
+    assert (y - linear(x)).norm() < 0.03 * linear(x).norm()
+    assert torch.equal(layer(x[1:2]), y[1:2])
+    torch.testing.assert_close(layer(torch.zeros(1, 40)), linear.bias.detach()[None])
+
+
+@needs_int8
+def test_int8_decoding_is_near_float32_and_does_not_depend_on_the_batch():
+    model = random_model()
+    fast = optimize_for_decoding(copy.deepcopy(model), "int8")
+    idx = torch.randint(0, 37, (4, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact, rounded = model(idx), fast(idx)
+    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
+    together = generate_ids(fast, RAGGED, 40, temperature=0)
+    assert [generate_ids(fast, [prompt], 40, temperature=0)[0] for prompt in RAGGED] == together
+
+
+def test_bfloat16_decoding_is_that_of_the_model_in_bfloat16():
+    model = random_model().bfloat16()
+    fast = optimize_for_decoding(copy.deepcopy(model), "bfloat16")
+    packed = sum(isinstance(module, PackedLinear) for module in [*fast.modules(), fast.head])
+    assert packed == (4 * model.config.n_layer + 1 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0)
+    idx = torch.randint(0, 37, (4, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(fast(idx), model(idx), rtol=0.05, atol=0.15)
 
 
 @given(st.integers(1, MAX_ROWS + 2), st.integers(1, 40), st.integers(1, 40), st.booleans())

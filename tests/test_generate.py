@@ -13,6 +13,7 @@ from conftest import ROOT, command, random_model, run_command
 from mingpt import GPT, generate, load_tokenizer, pretrained
 from mingpt.data.tokenizer import TOKENIZERS
 from mingpt.errors import UserError
+from mingpt.generation.linear import has_int8
 from mingpt.generation.streaming import Completion, complete, encode_prompt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,!?'-\n0123"[:37]  # as many as random_model has tokens
@@ -57,6 +58,15 @@ def test_every_sampling_option_is_used(models, run):
         assert run("m", "--prompt", "abc", "--max_new_tokens", 12, *flags) == (f"abc{expected}\n", "")
     assert len(texts) == len(other)
     assert run("m", "--prompt", "abc", "--dtype", "bfloat16").out.startswith("abc")
+
+
+def test_int8_generates_on_a_cpu_that_has_it_and_is_refused_elsewhere(run, monkeypatch):
+    if has_int8():
+        texts = [run("m", "--prompt", "abc", "--dtype", "int8", "--temperature", 0).out for _ in range(2)]
+        assert texts[0] == texts[1] and texts[0].startswith("abc")
+    monkeypatch.setattr("mingpt.generation.linear.has_int8", lambda: False)
+    with pytest.raises(UserError, match="--dtype int8: needs an x86 CPU"):
+        run("m", "--dtype", "int8")
 
 
 def test_prompts_of_a_file_are_continued_in_order(models, run):

