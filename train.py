@@ -74,7 +74,7 @@ def train(run: Run) -> int:
         return explain_divergence(error, run)
     is_finished = state.progress.is_finished(config)
     if not distributed.leave():
-        return 0 if is_finished else cli.CANCELLED
+        return 0  # another code would make torchrun end rank 0
     plot = plot_losses(folder, state.metrics, state.progress.best_step)
     if not is_finished:
         print_stopped(run, sys.stdout)
@@ -156,10 +156,10 @@ def explain_divergence(error: Exception, run: Run) -> int:
         remedies.append("--grad_clip 1")
     if config.warmup_iters < config.max_iters // 10:
         remedies.append(f"--warmup_iters {config.max_iters // 10}")
-    print(f"\nerror: {error}: training has diverged", file=sys.stderr)
-    print(f"try a new run with {', or '.join(remedies)}", file=sys.stderr)
+    cli.print_error(f"\nerror: {error}: training has diverged")
+    cli.print_error(f"try a new run with {', or '.join(remedies)}")
     if run.folder.has_state():
-        print(f"{run.folder.path} has the last good state", file=sys.stderr)
+        cli.print_error(f"{run.folder.path} has the last good state")
     return 1
 
 

@@ -46,7 +46,7 @@ class Timer:
     def __init__(self, asked: TrainConfig):
         data, facts = run.read_facts(asked)
         config = resolve(asked, facts)
-        torch.set_num_threads(config.threads)
+        run.prepare_machine(config)
         self.task = run.load_task(config.task)(config, data)
         model_config = run.build_model_config(config, self.task, facts.base)
         # without an end, and with steps so small that no configuration diverges while it is timed

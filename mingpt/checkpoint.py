@@ -61,11 +61,7 @@ class RunFolder:
     @classmethod
     def open(cls, out_dir: str | None) -> RunFolder:
         """The folder of a run to resume."""
-        if out_dir is None:
-            raise UserError("--resume: needs --out_dir, the folder of the run")
-        if not (Path(out_dir) / "train.json").exists():
-            raise UserError(f"--resume: {out_dir} contains no run (train.json is missing); start it without --resume")
-        return cls(Path(out_dir))
+        return cls(distributed.together(lambda: find_run(out_dir)))
 
     def close(self) -> None:
         if self.lock is not None:
@@ -128,6 +124,15 @@ def create_folder(out_dir: str | None, name: str) -> Path:
         content = "a run; add --resume to resume it" if (path / "train.json").exists() else "files"
         raise UserError(f"--out_dir {path}: contains {content}, or name another folder")
     return path
+
+
+def find_run(out_dir: str | None) -> Path:
+    """The path of a run. Raises UserError where there is none."""
+    if out_dir is None:
+        raise UserError("--resume: needs --out_dir, the folder of the run")
+    if not (Path(out_dir) / "train.json").exists():
+        raise UserError(f"--resume: {out_dir} contains no run (train.json is missing); start it without --resume")
+    return Path(out_dir)
 
 
 def create_numbered(parent: Path, name: str) -> Path:

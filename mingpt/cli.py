@@ -85,7 +85,7 @@ def print_error(line: str) -> None:
 
 
 class StopRequest:
-    """A context in which the first Ctrl-C or SIGTERM only sets `is_set` and prints a notice; the second stops.
+    """A context in which the first Ctrl-C or SIGTERM only sets `is_set` and prints a notice; a second Ctrl-C stops.
 
     SIGTERM is what a cluster sends before it takes a machine back.
     """
@@ -104,7 +104,8 @@ class StopRequest:
 
     def set(self, number: int, frame: FrameType | None) -> None:
         self.is_set = True
-        self.__exit__()
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster may send it to us and to our parent, who passes it on
         print_error(f"\n{self.notice} (Ctrl-C again to stop at once)")
 
 

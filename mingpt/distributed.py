@@ -13,6 +13,7 @@ import contextlib
 import io
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ def processes() -> Iterator[None]:
         yield
         return
     has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
@@ -46,6 +47,7 @@ def processes() -> Iterator[None]:
     except RuntimeError as error:
         if not is_connection_error(error):
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun is about to send: the cause is said first
         raise ConnectionLost("another process of this run has ended") from None
     finally:
         leave()

@@ -53,13 +53,13 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 def adam(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Its weight decay is an L2 penalty, added to the gradient."""
-    betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(parameter_groups(model, config), lr=config.learning_rate, betas=betas)
+    betas, fused = (config.beta1, config.beta2), config.device == "cuda"
+    return torch.optim.Adam(parameter_groups(model, config), lr=config.learning_rate, betas=betas, fused=fused)
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate, betas=betas)
+    betas, fused = (config.beta1, config.beta2), config.device == "cuda"
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate, betas=betas, fused=fused)
 
 
 def sgd(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

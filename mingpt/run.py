@@ -64,7 +64,7 @@ def read_facts(asked: Training) -> tuple[Data, Facts]:
         base=base_config,
         device=device,
         dtype=choose_dtype(asked.dtype, device),
-        threads=default_threads(),
+        threads=default_threads(distributed.local_world_size()) * distributed.local_world_size(),
     )
 
 
@@ -109,12 +109,16 @@ def hash_weights(folder: Path) -> str:
 
 
 def prepare_machine(config: TrainConfig) -> None:
-    """Threads and precision. Raises UserError where the batch cannot be divided among the processes."""
+    """Threads and precision. Raises UserError where the processes of torchrun do not fit."""
     parts = config.gradient_accumulation * distributed.world_size()
     if config.batch_size % parts:
         divisors = f"{distributed.world_size()} processes x --gradient_accumulation {config.gradient_accumulation}"
         raise UserError(f"--batch_size {config.batch_size}: is not divisible by {divisors}")
-    torch.set_num_threads(max(1, config.threads // distributed.local_world_size()))
+    local = distributed.local_world_size()
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(config.device, local)
+    if local > available:
+        raise UserError(f"--device {config.device}: {local} processes need as many, and this machine has {available}")
+    torch.set_num_threads(max(1, config.threads // local))
     torch.set_float32_matmul_precision("high" if config.device == "cuda" else "highest")  # TF32
 
 
@@ -126,8 +130,12 @@ def start(asked: TrainConfig) -> Run:
     task = load_task(config.task)(config, data)
     model_config = build_model_config(config, task, facts.base)
     base = locate_base(config)
-    tensors = None if base is None else starting_weights(base, model_config, config.seed)
-    state = State(config, model_config, tensors)  # before there is a folder: it may not fit in memory
+
+    def initialize() -> State:
+        tensors = None if base is None else starting_weights(base, model_config, config.seed)
+        return State(config, model_config, tensors)
+
+    state = distributed.together(initialize)  # before there is a folder: it may not fit in memory
     folder = RunFolder.create(config.out_dir, data.name)
     if distributed.is_main():
         folder.save_settings(config, task, model_config, None if base is None else hash_weights(base))
@@ -137,7 +145,7 @@ def start(asked: TrainConfig) -> Run:
 def resume(asked: TrainConfig) -> Run:
     """An earlier run, from its last state. Raises UserError where its files or its data are not the same."""
     folder = RunFolder.open(asked.out_dir)
-    recorded, sums = folder.load_settings()
+    recorded, sums = distributed.together(folder.load_settings)
     config = settings_to_resume(asked, recorded)
     choose_device(config.device)  # raises UserError where it is not available here
     prepare_machine(config)
@@ -146,10 +154,23 @@ def resume(asked: TrainConfig) -> Run:
         raise UserError(f"--data {config.data}: is not the data that the run in {folder.path} began with")
     task = load_task(config.task)(config, data)
     model_config = build_model_config(config, task, pretrained.read_config(folder.path))
+    is_moved = config.init_from != recorded.init_from
+    state = distributed.together(lambda: load_state(folder, config, model_config, sums["base_sha256"], is_moved))
+    if distributed.is_main():
+        if folder.has_state():  # the process may have been killed between state and metrics
+            folder.save_metrics(state.metrics)
+        folder.save_settings(config, task, model_config, sums["base_sha256"])
+    return Run(config, task, folder, state)
+
+
+def load_state(
+    folder: RunFolder, config: TrainConfig, model_config: GPTConfig, base_sha256: str | None, is_moved: bool
+) -> State:
+    """The last state of a run; its first where there is none yet. `is_moved`: the base model has another path."""
     tensors = None
-    if config.init_from is not None and (not folder.has_state() or config.init_from != recorded.init_from):
+    if config.init_from is not None and (not folder.has_state() or is_moved):
         base = locate_base(config)
-        if hash_weights(base) != sums["base_sha256"]:
+        if hash_weights(base) != base_sha256:
             raise UserError(
                 f"--init_from {config.init_from}: is not the model that the run in {folder.path} began with"
             )
@@ -164,7 +185,4 @@ def resume(asked: TrainConfig) -> Run:
             raise UserError(f"{folder.path / 'state.pt'}: is the state of another model ({problem})") from None
         if state.progress.best_step:
             pretrained.read_folder(GPT, folder.path)  # raises UserError where the best checkpoint is corrupt
-    if distributed.is_main():
-        folder.save_metrics(state.metrics)  # the process may have been killed between state and metrics
-        folder.save_settings(config, task, model_config, sums["base_sha256"])
-    return Run(config, task, folder, state)
+    return state

@@ -162,6 +162,7 @@ def train(
             tokens, start = 0, time.perf_counter()
             if progress.is_finished(config):
                 break
+            is_stop = distributed.is_any(should_stop())
         if is_stop:
             if not all(weight.isfinite().all() for weight in model.parameters()):  # only the next loss would show it
                 raise Diverged(f"a weight after update {progress.step} is not finite")
@@ -226,7 +227,7 @@ def estimate_seconds(config: TrainConfig, task: Task, state: State) -> float:
 
 
 def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, float]) -> dict[str, float]:
-    """Evaluate the averaged weights in float32, as they are saved, and save everything; returns all metrics."""
+    """Evaluate the averaged weights, as they are saved, and save everything; returns all metrics."""
     progress = state.progress
     metrics = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_count}
     with torch.no_grad():

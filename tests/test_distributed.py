@@ -141,9 +141,12 @@ def test_all_ranks_end_soon_and_the_run_can_be_resumed(data, tmp_path, event):
     assert len(ranks) == 2
     start = time.monotonic()
     if event == "kill":
-        os.kill(int(ranks[1]), signal.SIGKILL)
+        os.kill(max(map(int, ranks)), signal.SIGKILL)
     else:
         process.send_signal(getattr(signal, event))
+        if event == "SIGTERM":  # as a cluster does, which signals all of a job's processes
+            for pid in ranks:
+                os.kill(int(pid), signal.SIGTERM)
     result = finish(process)
     assert time.monotonic() - start < 30
     assert result.returncode != 0

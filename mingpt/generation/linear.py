@@ -101,8 +101,7 @@ def optimize_for_decoding(model: GPT, dtype: str = "float32") -> GPT:
     """
     layers = {"float32": SlicedLinear, "bfloat16": PackedLinear, "int8": Int8Linear}
     weight = model.wte.weight
-    has_kernel = dtype != "bfloat16" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if weight.device.type != "cpu" or not has_kernel:
+    if weight.device.type != "cpu" or (dtype == "bfloat16" and not has_bfloat16()):
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         return model
@@ -112,6 +111,11 @@ def optimize_for_decoding(model: GPT, dtype: str = "float32") -> GPT:
                 setattr(module, name, layers[dtype](child.weight, child.bias))
     vars(model)["head"] = layers[dtype](weight)  # not a submodule: the weight is that of the token embedding
     return model
+
+
+def has_bfloat16() -> bool:
+    """Whether oneDNN is part of PyTorch here, and computes in bfloat16 on this processor."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def has_int8() -> bool:

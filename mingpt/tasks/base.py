@@ -40,7 +40,7 @@ class Task(abc.ABC):
     def __init__(self, config: TrainConfig, data: Data):
         self.config, self.data = config, data
         self.tokenizer = data.tokenizer
-        self.micro_batch_size = config.batch_size // config.gradient_accumulation
+        self.micro_batch_size = config.batch_size // (config.gradient_accumulation * distributed.world_size())
 
     @classmethod
     @abc.abstractmethod

@@ -77,7 +77,7 @@ def run_trials(
                     is_over = not running
                     watch(study, objective, running, pruned, should_stop, on_end)
             except BrokenExecutor:
-                for trial in running.values():
+                for trial in [] if should_stop() else running.values():  # what stops us may have ended our workers
                     study.set_attribute(trial, "deaths", deaths(trial) + 1)
             finally:
                 for trial in running.values():  # or leaving the executor would wait until they are finished

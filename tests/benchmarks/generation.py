@@ -7,10 +7,10 @@ Both read the same folder; ours in int8 is beside theirs in bfloat16, and beside
 installed, in a process of its own, since its waiting threads would take the cores of the others. With --trained, the
 loss and the greedy choices of a trained model in each dtype, on the validation part of its data.
 
-Every figure is the median of rounds in which ours and theirs take turns, greedy, with nothing but the model's own scores
-to choose by. A rate is that of the tokens after the first. The bound is what reading every weight once for each token
-would take, at the rate at which this machine reads a large matrix in the same minutes (the better of torch.sum and a
-matrix times a row).
+Every figure is the median of rounds in which ours and theirs take turns, greedy, with nothing but the model's scores to
+choose by. A rate is that of the tokens after the first. The bound is what reading every weight once per token would
+take, at the rate at which this machine reads a large matrix in the same minutes (the better of torch.sum and a matrix
+times a row).
 """
 
 from __future__ import annotations
