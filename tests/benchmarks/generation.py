@@ -119,7 +119,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
         their_dtype = torch.float32 if dtype == "float32" else torch.bfloat16
         peer = GPT2LMHeadModel.from_pretrained(folder, dtype=their_dtype).eval().to(options.device)
         for batch, length in itertools.product((1, 8), map(int, options.lengths.split(","))):
-            tokens = options.tokens // ((1 if batch == 1 else 4) * (1 if dtype == "float32" else 4))
+            tokens = options.tokens // (1 if batch == 1 else 2)
             compare_on(dtype, ids[:batch, :length], mine, peer, max(4, tokens), options)
         ragged(mine, max(4, tokens), options.rounds)
         del mine, peer
