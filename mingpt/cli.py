@@ -99,13 +99,14 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
+        if not self.is_set:  # else the program is about to end, and does so undisturbed
+            signal.signal(signal.SIGTERM, self.previous[signal.SIGTERM])
 
     def set(self, number: int, frame: FrameType | None) -> None:
         self.is_set = True
         signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster may send it to us and to our parent, who passes it on
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster may send it to us and to torchrun, which passes it on
         print_error(f"\n{self.notice} (Ctrl-C again to stop at once)")
 
 
