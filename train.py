@@ -73,7 +73,7 @@ def train(run: Run) -> int:
     except trainer.Diverged as error:
         return explain_divergence(error, run)
     is_finished = state.progress.is_finished(config)
-    if not distributed.leave():
+    if not distributed.disconnect():
         return 0  # another code would make torchrun end rank 0
     plot = plot_losses(folder, state.metrics, state.progress.best_step)
     if not is_finished:

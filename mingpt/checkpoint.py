@@ -41,7 +41,7 @@ class RunFolder:
     def __init__(self, path: Path):
         """Take the lock. Raises UserError where another run holds it."""
         self.path = path
-        distributed.together(self.take_lock)
+        distributed.call_on_all_ranks(self.take_lock)
 
     def take_lock(self) -> None:
         self.lock = None
@@ -56,12 +56,12 @@ class RunFolder:
     @classmethod
     def create(cls, out_dir: str | None, name: str) -> RunFolder:
         """A new folder: out_dir, or the first of out/NAME, out/NAME-2, ... that does not exist."""
-        return cls(distributed.from_main(lambda: create_folder(out_dir, name)))
+        return cls(distributed.broadcast_from_main(lambda: create_folder(out_dir, name)))
 
     @classmethod
     def open(cls, out_dir: str | None) -> RunFolder:
         """The folder of a run to resume."""
-        return cls(distributed.together(lambda: find_run(out_dir)))
+        return cls(distributed.call_on_all_ranks(lambda: find_run(out_dir)))
 
     def close(self) -> None:
         if self.lock is not None:

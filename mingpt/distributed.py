@@ -50,10 +50,10 @@ def processes() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun is about to send: the cause is said first
         raise ConnectionLost("another process of this run has ended") from None
     finally:
-        leave()
+        disconnect()
 
 
-def leave() -> bool:
+def disconnect() -> bool:
     """Disconnect this process from the others. True on rank 0, which goes on alone."""
     was_main = is_main()
     if dist.is_initialized():
@@ -88,7 +88,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def gather(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all ranks, on each of them."""
     if world_size() == 1:
         return [value]
@@ -97,7 +97,7 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def together(function: Callable[[], T]) -> T:
+def call_on_all_ranks(function: Callable[[], T]) -> T:
     """function() on each rank. Where it raises UserError or OSError on any, all raise UserError and none waits."""
     if world_size() == 1:
         return function()
@@ -106,30 +106,30 @@ def together(function: Callable[[], T]) -> T:
         result = function()
     except (UserError, OSError) as error:
         problems = problems_of(error)
-    if every := list(dict.fromkeys(itertools.chain.from_iterable(gather(problems)))):
+    if every := list(dict.fromkeys(itertools.chain.from_iterable(all_gather(problems)))):
         raise UserError(*every)
     return result
 
 
-def from_main(function: Callable[[], T]) -> T:
+def broadcast_from_main(function: Callable[[], T]) -> T:
     """The result of function() on rank 0, on each rank."""
-    return gather(together(lambda: function() if is_main() else None))[0]
+    return all_gather(call_on_all_ranks(lambda: function() if is_main() else None))[0]
 
 
-def first_of_machine_first(function: Callable[[], T]) -> T:
+def local_main_first(function: Callable[[], T]) -> T:
     """function() on each rank, on the first of each machine before the others, which find its files in the cache."""
-    first = together(lambda: function() if local_rank() == 0 else None)
-    others = together(lambda: function() if local_rank() else None)
+    first = call_on_all_ranks(lambda: function() if local_rank() == 0 else None)
+    others = call_on_all_ranks(lambda: function() if local_rank() else None)
     return others if local_rank() else first
 
 
 def shared_map(function: Callable[[U], T], items: Iterable[U]) -> list[T]:
     """function(item) of each item in order, on each rank; every rank computes a share of them."""
-    shares = gather([function(item) for item in itertools.islice(items, rank(), None, world_size())])
+    shares = all_gather([function(item) for item in itertools.islice(items, rank(), None, world_size())])
     return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
 
 
-def is_any(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank."""
     if world_size() == 1:
         return flag

@@ -124,7 +124,7 @@ def prepare_machine(config: TrainConfig) -> None:
 
 def start(asked: TrainConfig) -> Run:
     """A new run in a new folder."""
-    data, facts = distributed.first_of_machine_first(lambda: read_facts(asked))
+    data, facts = distributed.local_main_first(lambda: read_facts(asked))
     config = resolve(asked, facts)
     prepare_machine(config)
     task = load_task(config.task)(config, data)
@@ -135,7 +135,7 @@ def start(asked: TrainConfig) -> Run:
         tensors = None if base is None else starting_weights(base, model_config, config.seed)
         return State(config, model_config, tensors)
 
-    state = distributed.together(initialize)  # before there is a folder: it may not fit in memory
+    state = distributed.call_on_all_ranks(initialize)  # before there is a folder: it may not fit in memory
     folder = RunFolder.create(config.out_dir, data.name)
     if distributed.is_main():
         folder.save_settings(config, task, model_config, None if base is None else hash_weights(base))
@@ -145,21 +145,21 @@ def start(asked: TrainConfig) -> Run:
 def resume(asked: TrainConfig) -> Run:
     """An earlier run, from its last state. Raises UserError where its files or its data are not the same."""
     folder = RunFolder.open(asked.out_dir)
-    recorded, sums = distributed.together(folder.load_settings)
+    recorded, sums = distributed.call_on_all_ranks(folder.load_settings)
     config = settings_to_resume(asked, recorded)
     choose_device(config.device)  # raises UserError where it is not available here
     prepare_machine(config)
-    data = distributed.first_of_machine_first(lambda: load_task(config.task).read(config, load_tokenizer(folder.path)))
+    data = distributed.local_main_first(lambda: load_task(config.task).read(config, load_tokenizer(folder.path)))
     if data.sha256 != sums["data_sha256"]:
         raise UserError(f"--data {config.data}: is not the data that the run in {folder.path} began with")
     task = load_task(config.task)(config, data)
     model_config = build_model_config(config, task, pretrained.read_config(folder.path))
-    is_moved = config.init_from != recorded.init_from
-    state = distributed.together(lambda: load_state(folder, config, model_config, sums["base_sha256"], is_moved))
+    base_sha256, is_moved = sums["base_sha256"], config.init_from != recorded.init_from
+    state = distributed.call_on_all_ranks(lambda: load_state(folder, config, model_config, base_sha256, is_moved))
     if distributed.is_main():
         if folder.has_state():  # the process may have been killed between state and metrics
             folder.save_metrics(state.metrics)
-        folder.save_settings(config, task, model_config, sums["base_sha256"])
+        folder.save_settings(config, task, model_config, base_sha256)
     return Run(config, task, folder, state)
 
 

@@ -151,7 +151,7 @@ def train(
         progress.step += 1
         tokens += batch[0].size
         is_evaluation = progress.step % config.eval_interval == 0 or progress.step == config.max_iters
-        is_stop = distributed.is_any(should_stop())
+        is_stop = distributed.any_rank(should_stop())
         if is_evaluation or is_stop or len(losses) == READ_EVERY:
             newest = read_losses(losses, progress)
             tokens_per_second = round(tokens / (time.perf_counter() - start))
@@ -162,7 +162,7 @@ def train(
             tokens, start = 0, time.perf_counter()
             if progress.is_finished(config):
                 break
-            is_stop = distributed.is_any(should_stop())
+            is_stop = distributed.any_rank(should_stop())
         if is_stop:
             if not all(weight.isfinite().all() for weight in model.parameters()):  # only the next loss would show it
                 raise Diverged(f"a weight after update {progress.step} is not finite")

@@ -129,6 +129,16 @@ def folder_copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
+def write_data(folder: Path) -> None:
+    """Small data for every task: fox.txt, rows.csv and talk.jsonl."""
+    (folder / "fox.txt").write_text(TEXT, encoding="utf-8")
+    rows = "".join(f"the {i % 9} cats run {'to ' * (i % 3)}{i},{('good', 'bad')[i % 2]},{i % 5}\n" for i in range(80))
+    (folder / "rows.csv").write_text(f"text,label,rating\n{rows}", encoding="utf-8")
+    turns = [("user", "how many foxes are {}?"), ("assistant", "{} of them.")]
+    dialogues = [{"messages": [{"role": r, "content": c.format(i)} for r, c in turns]} for i in range(40)]
+    (folder / "talk.jsonl").write_text("".join(json.dumps(d) + "\n" for d in dialogues), encoding="utf-8")
+
+
 def random_model(seed: int = 0, **settings) -> GPT:
     """A small GPT with no weight at zero or one, so that each of them counts."""
     torch.manual_seed(seed)

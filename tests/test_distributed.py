@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MACHINE, ROOT, TEXT, TINY, evaluation_lines, read_metrics, train, wait_until
+from conftest import MACHINE, ROOT, TINY, evaluation_lines, read_metrics, train, wait_until, write_data
 
 from mingpt import distributed
 from mingpt.config import TrainConfig
@@ -28,19 +28,9 @@ RUNS = {
     "sgd": ["--data", "fox.txt", "--optimizer", "sgd"],
     "chat": ["--task", "chat", "--data", "talk.jsonl", "--vocab_size", "300", "--learning_rate", "0.002"],
     "classify": ["--task", "classify", "--data", "rows.csv", "--vocab_size", "300", "--class_weights"],
-    "regress": [
-        "--task",
-        "regress",
-        "--data",
-        "rows.csv",
-        "--vocab_size",
-        "300",
-        "--gradient_accumulation",
-        "4",
-        "--learning_rate",
-        "0.001",
-    ],
+    "regress": ["--task", "regress", "--data", "rows.csv", "--vocab_size", "300", "--learning_rate", "0.001"],
 }
+RUNS["regress"] += ["--gradient_accumulation", "4"]
 # With dropout, two ranks equal one process that makes as many micro-batches.
 RUNS["dropout"] = [*RUNS["classify"], "--dropout", "0.2"]
 # Makes the runs of a JSON file, [[arguments, update after which it stops or null], ...], each by all ranks.
@@ -59,8 +49,8 @@ with distributed.processes():
 """
 
 
-def torchrun(folder: Path, *arguments: object, nproc: int = 2) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+def torchrun(folder: Path, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = dict(cwd=folder, env=ENVIRONMENT, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return subprocess.Popen([*command, *map(str, arguments)], **options)
 
@@ -73,12 +63,7 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
-    (path / "fox.txt").write_text(TEXT, encoding="utf-8")
-    rows = "".join(f"the {i % 9} cats run {'to ' * (i % 3)}{i},{('good', 'bad')[i % 2]},{i % 5}\n" for i in range(80))
-    (path / "rows.csv").write_text(f"text,label,rating\n{rows}", encoding="utf-8")
-    turns = [("user", "how many foxes are {}?"), ("assistant", "{} of them.")]
-    dialogues = [{"messages": [{"role": r, "content": c.format(i)} for r, c in turns]} for i in range(40)]
-    (path / "talk.jsonl").write_text("".join(json.dumps(d) + "\n" for d in dialogues), encoding="utf-8")
+    write_data(path)
     return path
 
 
@@ -172,8 +157,8 @@ def test_without_torchrun_nothing_is_shared():
         assert (distributed.world_size(), distributed.is_main()) == (1, True)
         assert distributed.shared_map(abs, iter([-1, 2, -3])) == [1, 2, 3]
         with pytest.raises(UserError, match="no"):
-            distributed.together(raise_user_error)
-    assert distributed.leave()
+            distributed.call_on_all_ranks(raise_user_error)
+    assert distributed.disconnect()
 
 
 def raise_user_error() -> None:

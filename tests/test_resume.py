@@ -28,6 +28,7 @@ from conftest import (
     run_in_process,
     train,
     wait_until,
+    write_data,
 )
 
 from mingpt import GPT
@@ -44,12 +45,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 def data(tmp_path_factory, cache):
     """A folder with data for every task, and a model to start from."""
     path = tmp_path_factory.mktemp("data")
-    (path / "fox.txt").write_text(TEXT, encoding="utf-8")
-    rows = "".join(f"the {i % 9} cats run {i},{('good', 'bad')[i % 2]},{i % 5}\n" for i in range(80))
-    (path / "rows.csv").write_text(f"text,label,rating\n{rows}", encoding="utf-8")
-    turns = [("user", "how many foxes are {}?"), ("assistant", "{} of them.")]
-    dialogues = [{"messages": [{"role": r, "content": c.format(i)} for r, c in turns]} for i in range(30)]
-    (path / "talk.jsonl").write_text("".join(json.dumps(d) + "\n" for d in dialogues), encoding="utf-8")
+    write_data(path)
     train(path, *TINY, *MACHINE, "--data", "fox.txt", "--max_iters", "20", "--out_dir", "base")
     return path
 

@@ -9,7 +9,7 @@ float32    `SlicedLinear`. The library behind PyTorch reads with one core. Cut a
            products, which PyTorch computes side by side:  y = sum_i x_i W_i' + b,  W_i (out, in/n)
 bfloat16   `PackedLinear`. oneDNN's kernel for a weight in its own layout, which is packed once instead of in each call
 int8       `Int8Linear`. Integers of 8 bits for the weight, with a scale s_o for each output (symmetric, absmax / 127),
-           and for each row of x, with a scale r:  x = r q,  W_o = s_o p_o,  y_o = r s_o (q p_o) + b_o
+           and for each row of x, with its absmax r:  x = r q / 127,  W_o = s_o p_o,  y_o = r s_o (q p_o) / 127 + b_o
            The sum q p_o is exact, so that a row's result does not depend on the other rows.
 """
 
@@ -74,8 +74,8 @@ class Int8Linear(nn.Module):
         p = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
         zero = torch.zeros_like(scale, dtype=torch.long)
         self.packed, self.bias = pack_int8(p, scale.double(), zero), bias
-        # without these instructions, sums of two products are kept in 16 bits, which 2 * 254 * 127 would exceed
         self.product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+        # without VNNI, the sum of two products is kept in 16 bits, which 2 * 254 * 127 would exceed
         self.levels = 127 if torch.cpu._is_vnni_supported() else 63
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Int8Linear(nn.Module):
 
 
 def pack_int8(p: Tensor, scale: Tensor, zero: Tensor) -> torch.ScriptObject:
-    """The weight in the layout of the library for 8-bit integers."""
+    """The weight in the layout of fbgemm, PyTorch's library for 8-bit integers."""
     torch.backends.quantized.engine = "fbgemm"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a future PyTorch, which setup.cfg excludes, lacks these

@@ -59,7 +59,7 @@ def load_model(settings: GenerationSettings) -> tuple[GPT, Tokenizer]:
     is_int8 = settings.dtype == "int8"
     device = choose_device("cpu" if is_int8 and settings.device == "auto" else settings.device)
     if is_int8 and (device != "cpu" or not has_int8()):
-        raise UserError(f"--dtype int8: needs an x86 CPU, not --device {device} of this machine")
+        raise UserError(f"--dtype int8: needs an x86 CPU (device: {device})")
     name = settings.folder
     folder = pretrained.locate(name)
     config = pretrained.read_config(folder)
