@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tqdm import tqdm
 
@@ -19,6 +19,9 @@ from mingpt.device import choose_device
 from mingpt.errors import UserError
 from mingpt.files import atomic_write, read_json
 from mingpt.settings import Settings, setting
+
+if TYPE_CHECKING:  # importing torch takes a second
+    from torch import Tensor
 
 DESCRIPTION = "Predict the class or the number of each text, with a model of --task classify or regress."
 BLOCK = 1024  # rows read before the first of them is written, so that texts of similar length share a batch
@@ -93,22 +96,33 @@ class Predictor:
                 tqdm.write(f"note: {path}, row {row.number}: {error}", file=sys.stderr)
             return []
 
-    def predict(self, texts: list[list[int]]) -> list[tuple[Any, ...]]:
-        """The values of `columns` for each text, None for one without ids. Texts of similar length share a batch."""
+    def scores(self, texts: list[list[int]]) -> Tensor:
+        """What the score head says of each text, (N, num_labels); NaN without ids. Similar lengths share a batch."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        predictions: list[tuple[Any, ...]] = [(None,) * len(self.columns)] * len(texts)
+        scores = torch.full((len(texts), len(self.labels)), torch.nan, dtype=torch.float64)
         order = sorted((i for i, ids in enumerate(texts) if ids), key=lambda i: len(texts[i]))
         for batch in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
             with torch.inference_mode():
                 idx = pad_sequence([torch.tensor(texts[i]) for i in batch], batch_first=True)  # (B, T)
                 x = self.model.hidden_states(idx.to(self.model.wte.weight.device))  # (B, T, C)
                 last = x[range(len(batch)), [len(texts[i]) - 1 for i in batch]]  # (B, C)
-                scores = self.model.score(last).cpu().double()  # (B, num_labels)
-            probabilities, labels = scores.softmax(dim=1).max(dim=1)  # (B,)
-            values = scores[:, 0] * self.std + self.mean if len(self.labels) == 1 else probabilities
-            for i, label, value in zip(batch, labels.tolist(), values.tolist(), strict=True):
+                scores[batch] = self.model.score(last).cpu().double()  # (B, num_labels)
+        return scores
+
+    def values(self, scores: Tensor) -> Tensor:
+        """The numbers (N,) that the scores (N, 1) of a regression model stand for, in the unit of its data."""
+        return scores[:, 0] * self.std + self.mean
+
+    def predict(self, texts: list[list[int]]) -> list[tuple[Any, ...]]:
+        """The values of `columns` for each text, None for one without ids."""
+        scores = self.scores(texts)
+        probabilities, labels = scores.softmax(dim=1).max(dim=1)  # (N,)
+        values = self.values(scores) if len(self.labels) == 1 else probabilities
+        predictions: list[tuple[Any, ...]] = [(None,) * len(self.columns)] * len(texts)
+        for i, (ids, label, value) in enumerate(zip(texts, labels.tolist(), values.tolist(), strict=True)):
+            if ids:
                 rounded = float(f"{value:.6g}")
                 predictions[i] = (rounded,) if len(self.labels) == 1 else (self.labels[label], rounded)
         return predictions

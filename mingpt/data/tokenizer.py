@@ -89,18 +89,25 @@ class Tokenizer:
         return self.library.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
     @functools.cached_property
+    def token_bytes(self) -> dict[int, bytes]:
+        """The bytes of text that each id stands for; none for special tokens."""
+        is_byte_level = '"ByteLevel"' in json.dumps(self.content["decoder"])
+        result = {}
+        for token, i in self.vocab.items():
+            if is_byte_level and encoders.BYTE_IDS.keys() >= set(token):
+                result[i] = bytes(encoders.BYTE_IDS[character] for character in token)
+            elif re.fullmatch("<0x[0-9A-F]{2}>", token):  # one byte, in vocabularies of SentencePiece
+                result[i] = bytes.fromhex(token[3:5])
+            else:  # the second of two, since the first may lose its space
+                result[i] = self.decode([i, i])[len(self.decode([i])) :].encode()
+        return result | dict.fromkeys(self.special_ids.values(), b"")
+
+    @functools.cached_property
     def byte_lengths(self) -> np.ndarray:
         """Bytes of text that each id stands for (vocab_size,); 0 for special tokens."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        is_byte_level = '"ByteLevel"' in json.dumps(self.content["decoder"])
-        for token, i in self.vocab.items():
-            if is_byte_level and encoders.BYTE_IDS.keys() >= set(token):
-                lengths[i] = len(token)
-            elif re.fullmatch("<0x[0-9A-F]{2}>", token):  # one byte, in vocabularies of SentencePiece
-                lengths[i] = 1
-            else:  # the second of two, since the first may lose its space
-                lengths[i] = len(self.decode([i, i]).encode()) - len(self.decode([i]).encode())
-        lengths[list(self.special_ids.values())] = 0
+        for i, text in self.token_bytes.items():
+            lengths[i] = len(text)
         return lengths
 
     def with_special(self, tokens: Iterable[str], chat_template: str = "", **roles: str) -> Tokenizer:

@@ -59,47 +59,74 @@ def window_size(block_size: int) -> int:
 
 
 class Decoder:
-    """Reads B growing sequences, of which it stores at most S tokens each."""
+    """Reads growing sequences, of which it stores at most S tokens each, sequence b in row b of its cache."""
 
-    def __init__(self, model: GPT, B: int, S: int):
-        config, weight = model.config, model.wte.weight
-        shape = (config.n_layer, 2, B, config.n_head, S, config.n_embd // config.n_head)
-        self.model, self.device = model, weight.device
-        # keys and values (2, B, nh, S, hs) for each block; zeros, since 0 * NaN is NaN
-        self.caches = weight.new_zeros(shape).unbind()
-        self.lengths = [0] * B
+    def __init__(self, model: GPT, rows: int, S: int):
+        self.model, self.device = model, model.wte.weight.device
+        self.caches = self.allocate(rows, S)
+        self.lengths: list[int] = []  # of the sequences that are stored
+
+    def allocate(self, rows: int, S: int) -> Sequence[Tensor]:
+        """For each block, keys and values (2, rows, nh, S, hs): zeros, since 0 * NaN is NaN."""
+        config = self.model.config
+        shape = (config.n_layer, 2, rows, config.n_head, S, config.n_embd // config.n_head)
+        return self.model.wte.weight.new_zeros(shape).unbind()
+
+    def reserve(self, rows: int, S: int) -> None:
+        """Make room for so many rows and positions, at least twice as many as before where there is too little."""
+        old_rows, old_S = self.caches[0].shape[1], self.caches[0].shape[3]
+        if rows <= old_rows and S <= old_S:
+            return
+        new_rows = max(rows, 2 * old_rows) if rows > old_rows else old_rows
+        new_S = min(self.model.config.block_size, max(S, 2 * old_S)) if S > old_S else old_S
+        larger = self.allocate(new_rows, new_S)
+        for new, old in zip(larger, self.caches, strict=True):
+            new[:, :old_rows, :, :old_S] = old
+        self.caches = larger
 
     def read(self, sequences: list[list[int]]) -> Tensor:
         """The hidden states (B, C) after the last tokens: of whole sequences first, then with one more token each.
 
         A sequence that fills the context continues from its newest `window_size` tokens, at new positions.
         """
-        block_size = self.model.config.block_size
-        window = window_size(block_size)
-        if not any(self.lengths):
-            return self.prefill([tokens if len(tokens) <= block_size else tokens[-window:] for tokens in sequences])
+        if not self.lengths:
+            x = self.prefill(sequences)  # (B, T, C)
+            return x[torch.arange(len(sequences)), torch.tensor(self.lengths) - 1]
         for b, tokens in enumerate(sequences):
-            if self.lengths[b] == block_size:
-                self.prefill([tokens[-window:]], row=b)
+            if self.lengths[b] == self.model.config.block_size:
+                self.prefill([tokens[-window_size(self.lengths[b]) :]], row=b)
                 self.lengths[b] -= 1  # the newest token is read below
         end = max(self.lengths) + 1
         positions: slice | Tensor = slice(end - 1, end)
         if min(self.lengths) != max(self.lengths):
             positions = torch.tensor(self.lengths, device=self.device)[:, None]  # (B, 1)
         idx = torch.tensor([tokens[-1:] for tokens in sequences], device=self.device)  # (B, 1)
-        x = self.hidden_states(idx, slice(None), positions, end)  # (B, 1, C)
+        x = self.hidden_states(idx, slice(0, len(sequences)), positions, end)  # (B, 1, C)
         self.lengths = [length + 1 for length in self.lengths]
         return x[:, 0]
 
     def prefill(self, sequences: list[list[int]], row: int = 0) -> Tensor:
-        """Replace the sequences in rows row, row + 1, ...; returns the hidden states (n, C) after their last tokens."""
+        """Store sequences in rows row, row + 1, ...; returns their hidden states (n, T, C), padded on the right.
+
+        Of a sequence that exceeds the context, only the newest `window_size` tokens are read.
+        """
+        block_size = self.model.config.block_size
+        window = window_size(block_size)
+        sequences = [tokens if len(tokens) <= block_size else tokens[-window:] for tokens in sequences]
         lengths = [len(tokens) for tokens in sequences]
         n, T = len(lengths), max(lengths)
         padded = [tokens + [0] * (T - len(tokens)) for tokens in sequences]  # on the right: no token sees the padding
         idx = torch.tensor(padded, device=self.device)  # (n, T)
-        x = self.hidden_states(idx, slice(row, row + n), slice(0, T), T)  # (n, T, C)
         self.lengths[row : row + n] = lengths
-        return x[torch.arange(n), torch.tensor(lengths) - 1]
+        return self.hidden_states(idx, slice(row, row + n), slice(0, T), T)  # (n, T, C)
+
+    def remove(self, row: int) -> None:
+        """Let a sequence leave: the last one takes its row."""
+        last, length = len(self.lengths) - 1, self.lengths[-1]
+        for cache in self.caches:
+            cache[:, row, :, :length] = cache[:, last, :, :length]
+        self.lengths[row] = length
+        self.lengths.pop()
 
     @torch.inference_mode()
     def hidden_states(self, idx: Tensor, rows: slice, positions: slice | Tensor, end: int) -> Tensor:
