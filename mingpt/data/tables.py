@@ -65,16 +65,19 @@ def parse_rows(path: str | Path, parse: Callable[[Row], Any]) -> list[Any]:
 
 
 def load_examples(
-    path: Path, text_column: str, label_column: str, parse: Callable[[Row, str], Any]
+    path: Path, text_column: str, label_column: str, parse: Callable[[Row, str], Any], minimum: int = MIN_EXAMPLES
 ) -> list[LabeledText]:
-    """All rows of a file; `parse` takes the target from a row: label_of or number_of. UserError as of parse_rows."""
+    """All rows of a file, at least `minimum`; `parse` takes the target from a row: label_of or number_of.
+
+    Raises UserError as parse_rows does.
+    """
     names = column_names(path)
     for setting, column in (("text_column", text_column), ("label_column", label_column)):
         if names and column not in names:
             raise UserError(f"{path}: {missing_column(column, names)}; --{setting} names the column")
     examples = parse_rows(path, lambda row: LabeledText(text_of(row, text_column), parse(row, label_column)))
-    if len(examples) < MIN_EXAMPLES:
-        raise UserError(f"{path}: has {len(examples)} rows; at least {MIN_EXAMPLES} are needed")
+    if len(examples) < minimum:
+        raise UserError(f"{path}: has {len(examples)} rows; at least {minimum} are needed")
     return examples
 
 

@@ -121,11 +121,28 @@ class Windows:
         return both[:, :-1], both[:, 1:]
 
     def validation_batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Every `stride`-th window of the validation part, (at most batch_size, T + 1); the last, shorter one alone."""
-        starts = range(0, len(self.validation) - 1, self.T)[:: self.stride]
-        windows = [self.validation[start : start + self.T + 1].astype(np.int64) for start in starts]
-        remainder = [windows.pop()] if len(windows[-1]) < self.T + 1 else []
-        for i in range(0, len(windows), batch_size):
-            yield np.stack(windows[i : i + batch_size])
-        if remainder:
-            yield np.stack(remainder)
+        """Every `stride`-th window of the validation part."""
+        return disjoint_windows(self.validation, self.T, batch_size, self.stride)
+
+
+def disjoint_windows(tokens: np.ndarray, T: int, batch_size: int, stride: int = 1) -> Iterator[np.ndarray]:
+    """Every `stride`-th window of T + 1 tokens, in which each token but the first is a target once:
+    (at most batch_size, T + 1); the last, shorter one alone.
+    """
+    starts = range(0, len(tokens) - 1, T)[::stride]
+    windows = [tokens[start : start + T + 1].astype(np.int64) for start in starts]
+    remainder = [windows.pop()] if len(windows[-1]) < T + 1 else []
+    for i in range(0, len(windows), batch_size):
+        yield np.stack(windows[i : i + batch_size])
+    if remainder:
+        yield np.stack(remainder)
+
+
+def read_tokens(documents: Iterable[Path], tokenizer: Tokenizer) -> np.ndarray:
+    """All of the documents as token ids, with an end-of-text token between them."""
+    parts: list[np.ndarray] = []
+    for i, document in enumerate(documents):
+        if i and tokenizer.eos_id is not None:
+            parts.append(np.array([tokenizer.eos_id]))
+        parts += map(tokenizer.encode_array, split_between_words(read_chunks(document)))
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)

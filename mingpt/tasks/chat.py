@@ -74,11 +74,7 @@ class ChatTask(ExamplesTask):
         return ChatData(**vars(data) | changes, dialogues=parts[1], annotated=annotated)
 
     def cut(self, encoded: dialogue.Encoded) -> Iterator[Example]:
-        """The pieces of a dialogue in which something is learned. An exchange that is too long loses its end."""
-        T = self.config.block_size
-        for ids, mask in dialogue.split_dialogue(self.tokenizer, encoded, T + 1):  # a token's target is the next one
-            if mask[1 : T + 1].any():
-                yield Example(ids[:-1][:T], ids[1 : T + 1], mask[1 : T + 1])
+        return cut_dialogue(self.tokenizer, encoded, self.config.block_size)
 
     def describe_targets(self) -> str:
         return f"{sum(int(mask.sum()) for _, mask in self.data.train):,} tokens of the assistant for training"
@@ -145,6 +141,13 @@ class ChatTask(ExamplesTask):
                 [text] = answers.answer_greedily(model, self.tokenizer, [prompt])
                 history.append({"role": "assistant", "content": text})
         return (f"    {message['role']:11}{message['content']}" for message in history)
+
+
+def cut_dialogue(tokenizer: Tokenizer, encoded: dialogue.Encoded, T: int) -> Iterator[Example]:
+    """The pieces of a dialogue in which something is learned. An exchange of more than T tokens loses its end."""
+    for ids, mask in dialogue.split_dialogue(tokenizer, encoded, T + 1):  # a token's target is the next one
+        if mask[1 : T + 1].any():
+            yield Example(ids[:-1][:T], ids[1 : T + 1], mask[1 : T + 1])
 
 
 def split_held_out(dialogues: list[Dialogue], path: Path, seed: int) -> list[list[Dialogue]]:
