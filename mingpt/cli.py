@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mingpt import files
 from mingpt.errors import UserError, problems_of
-from mingpt.settings import Settings, choices, format_value, nearest, value_type
+from mingpt.settings import Settings, choices, format_value, is_tuple, nearest, value_type
 
 MISSING = "\0"  # stands for the value of a flag that was typed without one; no shell can pass it
 CANCELLED = 130  # exit code of a program that Ctrl-C ended
@@ -121,7 +121,8 @@ def build_parser(settings: type[Settings], prog: str, description: str) -> argpa
     groups: dict[str, Any] = {}
     for name, f in settings.model_fields.items():
         if f.is_required():
-            parser.add_argument(name, nargs="?", metavar=name.upper(), help=help_text(settings, name))
+            count = "*" if is_tuple(settings, name) else "?"
+            parser.add_argument(name, nargs=count, metavar=name.upper(), help=help_text(settings, name))
             continue
         group = f.json_schema_extra["group"] or group_of(settings, name)
         if group not in groups:

@@ -47,7 +47,7 @@ class Settings(BaseModel):
             problems = {str(e["loc"][0]): problem_line(type(self), str(e["loc"][0]), e) for e in error.errors()}
             # what is valid is still checked for conflicts, so that all problems are reported together
             valid = {name: value for name, value in values.items() if name not in problems}
-            required = {name: "" for name, f in type(self).model_fields.items() if f.is_required() and name in problems}
+            required = {name: ("",) if is_tuple(type(self), name) else "" for name in problems.keys() - values.keys()}
             super().__init__(**valid, **required)
         lines = [*problems.values(), *(line for names, line in self.conflicts() if problems.keys().isdisjoint(names))]
         if lines:
@@ -79,6 +79,10 @@ def value_type(settings: type[Settings], name: str) -> Any:
     annotation = settings.model_fields[name].annotation
     is_optional = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation)[0] if is_optional else annotation
+
+
+def is_tuple(settings: type[Settings], name: str) -> bool:
+    return typing.get_origin(value_type(settings, name)) is tuple
 
 
 def choices(settings: type[Settings], name: str) -> tuple[str, ...]:
