@@ -17,7 +17,7 @@ from mingpt.cli import StopRequest
 from mingpt.errors import UserError
 from mingpt.generation.batching import Closed, QueueFull, Worker
 from mingpt.serve import errors, schema
-from mingpt.serve.errors import ApiError, responses
+from mingpt.serve.errors import RESPONSES, ApiError
 from mingpt.serve.gate import Gate
 from mingpt.serve.jobs import ChatFormat, CompletionFormat, Generation, chat_prompt, completion_prompts
 from mingpt.serve.models import LabelModel, LanguageModel, Model
@@ -67,18 +67,18 @@ def create_app(
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/v1/models", responses=responses(400, 401))
+    @app.get("/v1/models", responses=RESPONSES)
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": descriptions}
 
-    @app.get("/v1/models/{name}", responses=responses(400, 401, 404))
+    @app.get("/v1/models/{name}", responses=RESPONSES)
     async def get_model(name: str) -> dict[str, Any]:
         found = [description for description in descriptions if description["id"] == name]
         if not found:
             raise ApiError(404, f"The model {name!r} does not exist.", "model", "model_not_found")
         return found[0]
 
-    @app.post("/v1/completions", response_model=schema.Completion, responses=responses(400, 401, 404, 413, 429, 503))
+    @app.post("/v1/completions", response_model=schema.Completion, responses=RESPONSES)
     async def completions(body: schema.CompletionRequest, http: Request) -> Response:
         served = find(body.model, LanguageModel, "/v1/classify")
         prompts = completion_prompts(served, body)
@@ -86,9 +86,7 @@ def create_app(
         form = CompletionFormat(served.tokenizer, body.logprobs is not None, len(generation.jobs))
         return await respond(http, body, generation, form, timeout)
 
-    @app.post(
-        "/v1/chat/completions", response_model=schema.ChatCompletion, responses=responses(400, 401, 404, 413, 429, 503)
-    )
+    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, responses=RESPONSES)
     async def chat_completions(body: schema.ChatRequest, http: Request) -> Response:
         served = find(body.model, LanguageModel, "/v1/classify")
         if served.task != "chat":
@@ -98,7 +96,7 @@ def create_app(
         form = ChatFormat(served.tokenizer, body.logprobs, len(generation.jobs), prompt.left_out)
         return await respond(http, body, generation, form, timeout)
 
-    @app.post("/v1/classify", response_model=schema.Predictions, responses=responses(400, 401, 404, 413, 429, 503))
+    @app.post("/v1/classify", response_model=schema.Predictions, responses=RESPONSES)
     async def classify(body: schema.ClassifyRequest) -> Response:
         served: LabelModel = find(body.model, LabelModel, "/v1/completions or /v1/chat/completions")
         texts = [body.input] if isinstance(body.input, str) else body.input

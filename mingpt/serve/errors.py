@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,9 +12,12 @@ from starlette.responses import Response
 
 from mingpt.generation.batching import Closed, QueueFull
 from mingpt.serve import schema
-from mingpt.serve.schema import Error, ErrorDetail
+from mingpt.serve.schema import ErrorDetail
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+# the documentation of every route
+RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": schema.Error, "description": "Error"}}
+RESPONSES["5XX"] = RESPONSES["4XX"]
 EXPECTED = "Input should be "  # pydantic's beginning of a problem
 RETRY_AFTER = "1"  # seconds; a row of the batch is free again after some hundred tokens
 
@@ -83,8 +85,3 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failure(request: Request, error: Exception) -> Response:
         return ApiError(500, f"{type(error).__name__}; the server's log says where").response()
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documentation of the errors of a route."""
-    return {status: {"model": Error, "description": HTTPStatus(status).phrase} for status in statuses}

@@ -95,10 +95,9 @@ def compare_overhead(url: str, folder: Path, options: argparse.Namespace) -> Non
     """Seconds of one client's answers beside those of generation alone, in turns."""
     model, ids = load(folder, options.dtype), [load_tokenizer(folder).encode(prompt(0))]
     served, alone = [], []
-    for i in range(2 * options.rounds + 1):
-        began = time.perf_counter()
-        asyncio.run(measure(url, 1, options.tokens, folder.name, True))
-        served.append(time.perf_counter() - began)
+    for i in range(3 * options.rounds + 1):
+        rate, _ = asyncio.run(measure(url, 1, options.tokens, folder.name, True))
+        served.append(options.tokens / rate)
         alone.append(sum(ours(model, ids, options.tokens)))
         del served[: i == 0], alone[: i == 0]  # the first is not counted
     ratio = statistics.median(served) / statistics.median(alone)

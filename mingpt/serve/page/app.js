@@ -12,7 +12,8 @@ const tabs = byId("tabs");
 const open = (model, view) => location.assign(`#${new URLSearchParams({ model, view })}`);
 
 function describe({ task, parameters, n_layer, n_embd, context_length, training }) {
-  const size = `${(parameters / 1e6).toFixed(1)} M parameters, ${n_layer} layers x ${n_embd}`;
+  const count = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(parameters);
+  const size = `${count} parameters, ${n_layer} layers x ${n_embd}`;
   const { data, metric, value } = training ?? {};
   const result = training ? `, data ${data}, ${metric.replaceAll("_", " ")} ${Number(value.toPrecision(4))}` : "";
   return `task ${task}, ${size}, context ${formatCount(context_length, "token")}${result}`;
