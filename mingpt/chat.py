@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mingpt import cli
-from mingpt.data.dialogue import END, MARKERS, SPACE, Message, encode_prompt
+from mingpt.data.dialogue import SPACE, Message, encode_prompt, is_chat_tokenizer
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.generation.settings import TEXT, GenerationSettings, load_model
@@ -66,7 +66,7 @@ class Chat:
     """A conversation, and the model that answers in it. Raises UserError where that is not a model of --task chat."""
 
     def __init__(self, settings: ChatSettings, model: Any, tokenizer: Tokenizer, is_interactive: bool):
-        if not {*MARKERS.values(), END} <= tokenizer.special_ids.keys():
+        if not is_chat_tokenizer(tokenizer):
             raise UserError(f"{settings.folder}: is not a chat model; use python -m mingpt.generate {settings.folder}")
         self.settings, self.model, self.tokenizer, self.is_interactive = settings, model, tokenizer, is_interactive
         self.max_prompt = model.config.block_size * 3 // 4  # the rest of the context is for the answer

@@ -116,6 +116,12 @@ class RunFolder:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in metrics), encoding="utf-8")
 
 
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The evaluations of a run, which may be in progress; none where there is no run."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def create_folder(out_dir: str | None, name: str) -> Path:
     """The path of a new folder. Raises UserError where it has files."""
     path = create_numbered(Path("out"), name) if out_dir is None else Path(out_dir)

@@ -13,12 +13,12 @@ assistant says counts. For the metrics of classes and numbers see tasks/metrics.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mingpt import cli, predict
+from mingpt import cli
 from mingpt.errors import UserError
 from mingpt.settings import Settings, setting
 
@@ -43,7 +43,7 @@ class EvaluateSettings(Settings):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", group="machine", help="auto: a GPU if available")
 
-    def conflicts(self) -> Any:
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.data is None:
             yield ("data",), "--data: is missing; the data to evaluate on"
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 def evaluate(settings: EvaluateSettings) -> dict[str, float]:
     """The metrics by name, and how much they were measured on. UserError where the data does not fit the model."""
     from mingpt import pretrained
-    from mingpt.data.dialogue import END, MARKERS
+    from mingpt.data.dialogue import is_chat_tokenizer
     from mingpt.data.tokenizer import load_tokenizer
     from mingpt.device import choose_device
     from mingpt.model import GPT
@@ -67,19 +67,20 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
     if pretrained.read_config(folder).num_labels:
         return evaluate_table(settings)
     model, tokenizer = GPT.from_pretrained(folder).to(choose_device(settings.device)), load_tokenizer(folder)
-    is_chat = {*MARKERS.values(), END} <= tokenizer.special_ids.keys()
-    return (evaluate_dialogues if is_chat else evaluate_text)(model, tokenizer, settings.data)
+    measure = evaluate_dialogues if is_chat_tokenizer(tokenizer) else evaluate_text
+    return measure(model, tokenizer, settings.data)
 
 
 def evaluate_text(model: GPT, tokenizer: Tokenizer, data: str) -> dict[str, float]:
     from mingpt.data.sources import find_documents
-    from mingpt.data.text import disjoint_windows, read_tokens
+    from mingpt.data.text import Corpus, disjoint_windows, tokenize
 
+    corpus = Corpus(find_documents(data)[1])
+    corpus.bounds["all"] = (0, sum(corpus.lengths))
     try:
-        tokens = read_tokens(find_documents(data)[1], tokenizer)
-    except UserError as error:
-        problem = str(error).removeprefix(f"--data {data}: ")
-        raise UserError(f"--data {data}: {problem}") from None
+        tokens = tokenize(corpus, tokenizer, "all")
+    except UserError as error:  # a character that the tokenizer lacks
+        raise UserError(f"--data {data}: {error}") from None
     if len(tokens) < 2:
         raise UserError(f"--data {data}: is too short ({len(tokens)} tokens)")
     windows = disjoint_windows(tokens, model.config.block_size, BATCH_SIZE)
@@ -128,18 +129,20 @@ def language_metrics(
         metrics = base.language_metrics(batches, outputs, LOSSES["cross_entropy"], tokenizer.byte_lengths)
     nll = metrics["val_loss"]
     perplexity = math.exp(nll)
-    return {"tokens": tokens, "nll": nll, "perplexity": perplexity, "bits per byte": metrics["bits_per_byte"]}
+    return {"tokens": tokens, "nll": nll, "perplexity": perplexity, "bits_per_byte": metrics["bits_per_byte"]}
 
 
 def evaluate_table(settings: EvaluateSettings) -> dict[str, float]:
     """Of the rows of a table: accuracy and macro F1 of labels, or RMSE, MAE, R2 and correlation of numbers."""
     from mingpt.data import tables
+    from mingpt.predictor import Predictor
     from mingpt.tasks import metrics
+    from mingpt.tasks.regress import RegressTask
 
-    predictor = predict.Predictor(settings.folder, settings.device)
+    predictor = Predictor(settings.folder, settings.device)
     is_regression = predictor.model.config.num_labels == 1
     names = tables.column_names(settings.data)
-    default = next((name for name in ("rating", "label") if name in names), "label") if is_regression else "label"
+    default = next((name for name in RegressTask.label_columns if name in names), "label") if is_regression else "label"
     columns = {
         "text_column": settings.text_column or predictor.text_column,
         "label_column": settings.label_column or default,

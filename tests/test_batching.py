@@ -11,9 +11,10 @@ from conftest import random_model, wait_until
 
 from mingpt.data.tokenizer import TOKENIZERS
 from mingpt.generation import batching
-from mingpt.generation.batching import Batcher, Closed, Job, QueueFull, Worker
+from mingpt.generation.batching import Batcher, Job
 from mingpt.generation.decoding import generate
 from mingpt.generation.streaming import Completion
+from mingpt.generation.worker import QueueFull, Worker, WorkerClosed
 
 TOKENIZER = TOKENIZERS["char"](["abcdefghijklmnopqrstuvwxyz .,!?:;'-\n\"ABC"[:37]], [], None)
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11], list(range(30)), [5] * 16, [3, 1]]  # with a context of 16
@@ -33,9 +34,9 @@ class Recorder:
     def __init__(self, prompt: list[int], max_new_tokens: int = 25, stop: tuple[str, ...] = (), **fields):
         self.steps, self.ended = [], threading.Event()
         completion = Completion(TOKENIZER, stop)
-        self.job = Job(prompt, completion, max_new_tokens, self.report, **fields)
+        self.job = Job(prompt, completion, max_new_tokens, self.on_step, **fields)
 
-    def report(self, step) -> None:
+    def on_step(self, step) -> None:
         self.steps.append(step)
         if step.ended_by:
             self.ended.set()
@@ -84,8 +85,8 @@ def test_log_probabilities_of_prompt_and_text_are_those_of_the_model(batcher):
     other = Recorder([3], 2, options=dict(temperature=0), echo="x")
     b.submit([recorder.job, other.job])
     assert recorder.text().startswith("the prompt") and other.text().startswith("x")
-    assert all(not step.scored for step in other.steps)
-    scored = [scored for step in recorder.steps for scored in step.scored]
+    assert all(not step.logprobs for step in other.steps)
+    scored = [scored for step in recorder.steps for scored in step.logprobs]
     ids = [scored.token for scored in scored]
     assert ids[:14] == prompt and scored[0].logprob is None and len(ids) == 16
     with torch.no_grad():
@@ -103,7 +104,7 @@ def test_only_the_prompt_is_scored_where_no_token_is_asked_for(batcher):
     recorder = Recorder([1, 2, 3], 0, top_logprobs=0, echo="abc")
     b.submit([recorder.job])
     assert recorder.text() == "abc"
-    assert [s.token for step in recorder.steps for s in step.scored] == [1, 2, 3]
+    assert [s.token for step in recorder.steps for s in step.logprobs] == [1, 2, 3]
     assert recorder.steps[-1].ended_by == "length" and recorder.job.completion.tokens == 0
 
 
@@ -119,7 +120,7 @@ def test_a_full_queue_refuses_all_of_the_jobs_and_a_closed_batcher_too(batcher):
     b.worker.close()
     assert jobs[0].ended.wait(10) and jobs[0].steps[-1].ended_by == "error"
     assert jobs[2].ended.wait(10) and not jobs[1].ended.is_set()
-    with pytest.raises(Closed):
+    with pytest.raises(WorkerClosed):
         b.submit([Recorder([1], 1).job])
 
 
@@ -150,7 +151,11 @@ def test_long_prompts_join_one_by_one(batcher, monkeypatch):
     b = batcher(max_rows=8)
     b.worker.close()
     b.waiting.extend(Recorder([1] * n, 1).job for n in (4, 4, 4, 16, 3, 3))
-    groups = [[len(job.tokens) for job in b.next_to_join()] for _ in range(4)]
+    groups = []
+    while b.waiting:
+        b.choose_joining()
+        groups.append([len(job.tokens) for job in b.joining])
+        b.joining.clear()
     assert groups == [[4, 4], [4], [16], [3, 3]]
 
 
@@ -163,3 +168,23 @@ def test_functions_are_called_between_steps_and_their_errors_raised_to_the_calle
         b.worker.call(lambda: 1 / 0).result(10)
     assert not recorder.ended.is_set()
     recorder.job.is_cancelled = True
+
+
+def test_jobs_count_while_their_prompts_are_read(batcher, monkeypatch):
+    b = batcher(max_rows=1, max_waiting=0)
+    is_reading, may_go_on = threading.Event(), threading.Event()
+    prefill = b.decoder.prefill
+
+    def slow(*args, **kwargs):
+        is_reading.set()
+        assert may_go_on.wait(10)
+        return prefill(*args, **kwargs)
+
+    monkeypatch.setattr(b.decoder, "prefill", slow)
+    first = Recorder([1], 3)
+    b.submit([first.job])
+    assert is_reading.wait(10)
+    with pytest.raises(QueueFull):
+        b.submit([Recorder([1], 1).job])
+    may_go_on.set()
+    assert len(first.text()) == 3

@@ -41,7 +41,7 @@ def test_a_text_is_read_in_windows_and_each_token_counts_once(models):  # noqa: 
         "tokens": 999,
         "nll": pytest.approx(nats / 999, rel=1e-4),
         "perplexity": pytest.approx(math.exp(nats / 999), rel=1e-4),
-        "bits per byte": pytest.approx(nats / 999 / math.log(2), rel=1e-4),  # a character is a byte here
+        "bits_per_byte": pytest.approx(nats / 999 / math.log(2), rel=1e-4),  # a character is a byte here
     }
 
 
@@ -83,7 +83,7 @@ def test_the_best_checkpoint_has_the_metrics_that_its_run_reported(models):  # n
     (models / "validation.txt").write_text(text[len(text) * 9 // 10 :], encoding="utf-8")
     rows = [json.loads(line) for line in (models / "out/fox/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     best = min(row["bits_per_byte"] for row in rows)
-    assert evaluate(models, "out/fox", "--data", "validation.txt")["bits per byte"] == pytest.approx(best, rel=1e-4)
+    assert evaluate(models, "out/fox", "--data", "validation.txt")["bits_per_byte"] == pytest.approx(best, rel=1e-4)
 
 
 def test_wrong_data_is_a_line(models):  # noqa: F811
@@ -96,7 +96,7 @@ def test_wrong_data_is_a_line(models):  # noqa: F811
         refused("out/rows", "--data", "other.csv"), "other.csv: has the label awful, the model has bad, good"
     )
     assert_refused(refused("out/fox"), "--data: is missing")
-    assert_refused(refused("out/fox", "--data", "one.txt"), "--data one.txt: is too short (1 tokens)")
+    assert_refused(refused("out/fox", "--data", "one.txt"), "--data one.txt: has 1 characters; at least 20 are needed")
     assert_refused(refused("out/fox", "--data", "no.txt"), "--data no.txt: no such file")
     (models / "chinese.txt").write_text("\u4e2d\u6587" * 20, encoding="utf-8")
     assert_refused(refused("out/fox", "--data", "chinese.txt"), "chinese.txt", "U+4E2D")

@@ -273,7 +273,7 @@ def test_what_exceeds_the_context_is_cut_where_the_client_asks_for_it(client, fo
     messages = [*QUESTION, {"role": "assistant", "content": "3 of them."}] * 8 + QUESTION
     ids, left_out = encode_prompt(load_tokenizer(models / "out/talk"), messages, 48)
     answer = client.chat.completions.create(model="talk", messages=messages, **cut)
-    assert answer.left_out == left_out > 0 and answer.usage.prompt_tokens == len(ids)
+    assert answer.omitted_messages == left_out > 0 and answer.usage.prompt_tokens == len(ids)
     with pytest.raises(openai.BadRequestError, match="64 tokens, and the messages have") as refused:
         client.chat.completions.create(model="talk", messages=messages)
     assert refused.value.code == "context_length_exceeded"

@@ -8,7 +8,6 @@ import json
 import signal
 import socket
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +16,9 @@ from conftest import assert_refused, run_in_process
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from serving import models, serve, server  # noqa: F401, fixtures
+from starlette.exceptions import HTTPException
+
+from mingpt.serve import middleware
 
 pytestmark = pytest.mark.xdist_group("serve")
 LONG = {"model": "fox", "prompt": "1: ", "max_tokens": 16000, "temperature": 1}
@@ -102,9 +104,10 @@ def test_streams_end_before_the_server_does(models, number):  # noqa: F811
 
 
 def test_a_request_ends_at_its_timeout(models):  # noqa: F811
-    with serve(models, "out/fox", "--timeout", 0.3) as running:
+    with serve(models, "out/fox", "--timeout", 1.5) as running:
         response = complete(running.url, **LONG)
-        assert response.status_code == 503 and response.json()["error"]["code"] == "timeout"
+        assert response.status_code == 504 and response.json()["error"]["code"] == "timeout"
+        assert response.headers["x-should-retry"] == "false"
         with httpx.stream("POST", f"{running.url}/v1/completions", json=LONG | {"stream": True}) as stream:
             lines = [line for line in stream.iter_lines() if line]
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
@@ -123,20 +126,42 @@ def test_what_cannot_be_served_is_said_in_a_line(models, server):  # noqa: F811
     assert_refused(refused("out/fox", "--port", 70000), "--port 70000")
 
 
-def test_memory_does_not_grow_with_requests(models):  # noqa: F811
-    def resident() -> int:
-        status = Path(f"/proc/{running.process.pid}/status").read_text(encoding="utf-8")
-        return int(status.partition("VmRSS:")[2].split()[0])
+def test_a_body_must_arrive_in_time(monkeypatch):
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
 
-    with serve(models, "out/fox", "out/rows") as running, httpx.Client(base_url=running.url) as client:
-        sizes = []
-        for _ in range(3):
-            for i in range(150):
-                body = {"model": "fox", "prompt": "1: the", "max_tokens": 3, "stream": bool(i % 2), "seed": i}
-                assert client.post("/v1/completions", json=body).status_code == 200
-                assert client.post("/v1/classify", json={"model": "rows", "input": "a b"}).status_code == 200
-            sizes.append(resident())
-    assert sizes[2] - sizes[1] < 4000, sizes  # kB
+    async def trickle():
+        await asyncio.sleep(0.15)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async def read():
+        receive = middleware.limit_body(trickle)
+        while True:
+            await receive()
+
+    with pytest.raises(HTTPException) as late:
+        asyncio.run(read())
+    assert late.value.status_code == 408
+
+
+def test_pages_of_other_sites_are_refused(server, models):  # noqa: F811
+    def post(url: str, **headers: str) -> int:
+        headers = {"content-type": "application/json", **headers}
+        return httpx.post(
+            f"{url}/v1/completions", content=json.dumps(LONG | {"max_tokens": 1}), headers=headers
+        ).status_code
+
+    own = server.url.removeprefix("http://")
+    assert post(server.url, origin=server.url) == 200
+    assert post(server.url, origin="http://evil.example") == 403
+    assert post(server.url, origin="null") == 403
+    assert post(server.url, host=f"evil.example:{own.rpartition(':')[2]}") == 400
+    assert post(server.url, host="localhost") == 200
+    with serve(models, "out/fox", "--api_key", "k") as running:
+        for host in ("a/health?", "/health", "[", "a/health#"):
+            with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as connection:
+                connection.sendall(f"GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+                assert connection.recv(12)[9:] in (b"401", b"400")
+        assert post(running.url, authorization="Bearer k", origin="http://evil.example") == 403
 
 
 MODELS = {"/v1/completions": "fox", "/v1/chat/completions": "talk", "/v1/classify": "rows"}

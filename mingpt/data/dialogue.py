@@ -101,6 +101,11 @@ def parse_annotation(message: dict[str, Any], number: int) -> dict[str, Any]:
     return {"intent": intent, "slots": slots}
 
 
+def is_chat_tokenizer(tokenizer: Tokenizer) -> bool:
+    """Whether it has the markers, as that of a model of --task chat."""
+    return {*MARKERS.values(), END} <= tokenizer.special_ids.keys()
+
+
 def add_markers(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer with the markers as special tokens, END as end of text, and the chat template."""
     markers = [*MARKERS.values(), END]

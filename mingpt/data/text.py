@@ -130,19 +130,8 @@ def disjoint_windows(tokens: np.ndarray, T: int, batch_size: int, stride: int = 
     (at most batch_size, T + 1); the last, shorter one alone.
     """
     starts = range(0, len(tokens) - 1, T)[::stride]
-    windows = [tokens[start : start + T + 1].astype(np.int64) for start in starts]
-    remainder = [windows.pop()] if len(windows[-1]) < T + 1 else []
-    for i in range(0, len(windows), batch_size):
-        yield np.stack(windows[i : i + batch_size])
-    if remainder:
-        yield np.stack(remainder)
-
-
-def read_tokens(documents: Iterable[Path], tokenizer: Tokenizer) -> np.ndarray:
-    """All of the documents as token ids, with an end-of-text token between them."""
-    parts: list[np.ndarray] = []
-    for i, document in enumerate(documents):
-        if i and tokenizer.eos_id is not None:
-            parts.append(np.array([tokenizer.eos_id]))
-        parts += map(tokenizer.encode_array, split_between_words(read_chunks(document)))
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    complete = [start for start in starts if start + T < len(tokens)]
+    for i in range(0, len(complete), batch_size):
+        yield np.stack([tokens[start : start + T + 1] for start in complete[i : i + batch_size]]).astype(np.int64)
+    if len(complete) < len(starts):
+        yield tokens[None, starts[-1] :].astype(np.int64)

@@ -11,6 +11,7 @@ that of transformers: what is saved here opens there with equal ids, and the oth
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -101,6 +102,13 @@ class Tokenizer:
             else:  # the second of two, since the first may lose its space
                 result[i] = self.decode([i, i])[len(self.decode([i])) :].encode()
         return result | dict.fromkeys(self.special_ids.values(), b"")
+
+    def name_of(self, i: int) -> str:
+        """An id as text: a special token as it is spelled, a part of a character by its bytes, as bytes:\\xe4."""
+        text = self.token_bytes.get(i, b"")
+        with contextlib.suppress(UnicodeDecodeError):
+            return text.decode() or self.decode([i])
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text)
 
     @functools.cached_property
     def byte_lengths(self) -> np.ndarray:

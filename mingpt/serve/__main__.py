@@ -11,10 +11,10 @@ from typing import Literal
 
 from mingpt import cli
 from mingpt.errors import UserError
+from mingpt.serve import LOOPBACK
 from mingpt.settings import Settings, setting
 
-DESCRIPTION = "Serve models: an API that OpenAI's clients speak, and a page to write, chat and label."
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DESCRIPTION = "Serve models: an OpenAI-compatible HTTP API, and a page to write, chat and classify."
 
 
 class ServeSettings(Settings):
@@ -31,8 +31,8 @@ class ServeSettings(Settings):
     cors: tuple[str, ...] = setting(
         (), group="network", metavar="ORIGIN", help="origin of other pages; may be repeated"
     )
-    max_batch: int = setting(32, group="limits", ge=1, le=256, help="texts that are generated side by side, by model")
-    max_queue: int = setting(64, group="limits", ge=0, help="texts that may wait, by model; beyond, requests get 429")
+    max_batch: int = setting(32, group="limits", ge=1, le=256, help="maximum batch size of generation, per model")
+    max_queue: int = setting(64, group="limits", ge=0, help="requests that may wait, per model; more get status 429")
     timeout: float = setting(300.0, group="limits", gt=0, help="seconds after which a request is ended")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting(
         "auto", group="machine", help="auto: a GPU if available, else the CPU"
@@ -53,10 +53,11 @@ class ServeSettings(Settings):
 def main(argv: list[str]) -> int:
     settings = cli.parse(ServeSettings, argv, "python -m mingpt.serve", DESCRIPTION)
     try:
-        from mingpt.serve.app import Server, create_app
+        from mingpt.serve.app import create_app
+        from mingpt.serve.server import Server
     except ImportError as error:
         raise UserError(f'{error.name}: is not installed; pip install "mingpt[serve]"') from None
-    from mingpt.generation.batching import Worker
+    from mingpt.generation.worker import Worker
     from mingpt.serve import models
 
     listener = listen(settings.host, settings.port)  # before the models are loaded: it may be in use
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     app = create_app(served, worker, descriptions, settings.key, settings.cors, settings.timeout)
     with cli.StopRequest("stopping as soon as running requests have ended") as stop:
         print(f"{', '.join(names)}: http://{format_address(listener)}", flush=True)
-        Server(app, stop).run([listener])
+        Server(app, worker, stop).run([listener])
     return 0
 
 

@@ -1,33 +1,33 @@
-"""The HTTP API: OpenAI's routes for text and chat, /v1/classify for labels and numbers, and the page that uses them."""
+"""The HTTP API: OpenAI's routes for text and chat, /v1/classify for classes and numbers, and the page."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from mingpt.cli import StopRequest
 from mingpt.errors import UserError
-from mingpt.generation.batching import Closed, QueueFull, Worker
+from mingpt.generation.worker import QueueFull, Worker, WorkerClosed
 from mingpt.serve import errors, schema
 from mingpt.serve.errors import RESPONSES, ApiError
-from mingpt.serve.gate import Gate
 from mingpt.serve.jobs import ChatFormat, CompletionFormat, Generation, chat_prompt, completion_prompts
-from mingpt.serve.models import LabelModel, LanguageModel, Model
+from mingpt.serve.middleware import RequestGuard
+from mingpt.serve.models import LanguageModel, Model, PredictionModel
 
 Format = CompletionFormat | ChatFormat
 
-SHUTDOWN_SECONDS = 30  # that running requests have to end
 CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PATHS = {"index.html": "/", "docs.html": "/docs"}  # of other files: their names
+POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; style-src 'self'; frame-ancestors 'none'",
+    "content-security-policy": POLICY,
     "cache-control": "no-cache",
     "x-content-type-options": "nosniff",
 }
@@ -49,129 +49,168 @@ def create_app(
         await asyncio.to_thread(worker.close)
 
     app = FastAPI(title="mingpt", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, api_key=api_key)
-    if cors:  # outside of Gate: a browser asks for permission without the key
+    app.add_middleware(RequestGuard, api_key=api_key, origins=cors)
+    if cors:  # outside of RequestGuard: a browser asks for permission without the key
         app.add_middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["*"], allow_headers=["*"])
     errors.add_handlers(app)
     add_pages(app)
+    app.include_router(description_routes(worker, descriptions))
+    app.include_router(generation_routes(models, timeout))
+    app.include_router(prediction_routes(models, timeout))
+    return app
 
-    def find(name: str, kind: type, use: str) -> Any:
-        if name not in models:
-            known = ", ".join(models)
-            raise ApiError(404, f"The model {name!r} does not exist; there are: {known}.", "model", "model_not_found")
-        if not isinstance(models[name], kind):
-            raise ApiError(400, f"{name} is a model of task {models[name].task}; use {use}.", "model")
-        return models[name]
 
-    @app.get("/health")
+def find(models: dict[str, Model], name: str, kind: type[Model], use: str) -> Any:
+    """The model of that name. Raises ApiError where there is none of that kind; `use` says what it is used by."""
+    if name not in models:
+        known = ", ".join(models)
+        raise ApiError(404, f"The model {name!r} does not exist; there are: {known}.", "model", "model_not_found")
+    if not isinstance(models[name], kind):
+        raise ApiError(400, f"{name} is a model of task {models[name].task}; use {use}.", "model")
+    return models[name]
+
+
+def description_routes(worker: Worker, descriptions: Sequence[dict[str, Any]]) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", responses=RESPONSES)
     async def health() -> dict[str, str]:
+        if not worker.thread.is_alive():
+            raise ApiError(503, "The server is shutting down.", code="shutting_down")
         return {"status": "ok"}
 
-    @app.get("/v1/models", responses=RESPONSES)
+    @router.get("/v1/models", responses=RESPONSES)
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": descriptions}
 
-    @app.get("/v1/models/{name}", responses=RESPONSES)
+    @router.get("/v1/models/{name}", responses=RESPONSES)
     async def get_model(name: str) -> dict[str, Any]:
-        found = [description for description in descriptions if description["id"] == name]
-        if not found:
-            raise ApiError(404, f"The model {name!r} does not exist.", "model", "model_not_found")
-        return found[0]
+        for description in descriptions:
+            if description["id"] == name:
+                return description
+        raise ApiError(404, f"The model {name!r} does not exist.", "model", "model_not_found")
 
-    @app.post("/v1/completions", response_model=schema.Completion, responses=RESPONSES)
+    return router
+
+
+def generation_routes(models: dict[str, Model], timeout: float) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/completions", response_model=schema.Completion, responses=RESPONSES)
     async def completions(body: schema.CompletionRequest, http: Request) -> Response:
-        served = find(body.model, LanguageModel, "/v1/classify")
-        prompts = completion_prompts(served, body)
-        generation = Generation(served, body, prompts, body.logprobs, body.echo)
-        form = CompletionFormat(served.tokenizer, body.logprobs is not None, len(generation.jobs))
-        return await respond(http, body, generation, form, timeout)
+        model: LanguageModel = find(models, body.model, LanguageModel, "/v1/classify")
+        prompts = await asyncio.to_thread(completion_prompts, model, body)
+        generation = Generation(model, body, prompts, body.logprobs, body.echo)
+        formatter = CompletionFormat(model.tokenizer, body.logprobs is not None, len(generation.jobs))
+        return await respond(http, body, generation, formatter, timeout)
 
-    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, responses=RESPONSES)
+    @router.post("/v1/chat/completions", response_model=schema.ChatCompletion, responses=RESPONSES)
     async def chat_completions(body: schema.ChatRequest, http: Request) -> Response:
-        served = find(body.model, LanguageModel, "/v1/classify")
-        if served.task != "chat":
+        model: LanguageModel = find(models, body.model, LanguageModel, "/v1/classify")
+        if model.task != "chat":
             raise ApiError(400, f"{body.model} is not a chat model; use /v1/completions.", "model")
-        prompt = chat_prompt(served, body)
-        generation = Generation(served, body, [prompt], body.top_logprobs if body.logprobs else None)
-        form = ChatFormat(served.tokenizer, body.logprobs, len(generation.jobs), prompt.left_out)
-        return await respond(http, body, generation, form, timeout)
+        prompt = await asyncio.to_thread(chat_prompt, model, body)
+        generation = Generation(model, body, [prompt], body.top_logprobs if body.logprobs else None)
+        formatter = ChatFormat(model.tokenizer, body.logprobs, len(generation.jobs), prompt.omitted_messages)
+        return await respond(http, body, generation, formatter, timeout)
 
-    @app.post("/v1/classify", response_model=schema.Predictions, responses=RESPONSES)
-    async def classify(body: schema.ClassifyRequest) -> Response:
-        served: LabelModel = find(body.model, LabelModel, "/v1/completions or /v1/chat/completions")
+    return router
+
+
+def prediction_routes(models: dict[str, Model], timeout: float) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/classify", response_model=schema.Predictions, responses=RESPONSES)
+    async def classify(body: schema.ClassifyRequest, http: Request) -> Response:
+        model: PredictionModel = find(models, body.model, PredictionModel, "/v1/completions or /v1/chat/completions")
         texts = [body.input] if isinstance(body.input, str) else body.input
+
+        async def predict() -> Response:
+            data, tokens = await asyncio.wait_for(model.predict(texts), timeout)
+            usage = schema.Usage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens)
+            predictions = schema.Predictions(model=body.model, data=data, usage=usage)
+            return Response(predictions.model_dump_json(exclude_none=True), media_type="application/json")
+
         try:
-            data, tokens = await served.predict(texts)
+            return await until_disconnect(http, predict())
         except UserError as error:
             raise ApiError(400, f"{error}.", "input") from None
-        except (QueueFull, Closed) as error:
-            raise errors.busy(error) from None
-        usage = schema.Usage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens)
-        predictions = schema.Predictions(model=body.model, data=data, usage=usage)
-        return JSONResponse(predictions.model_dump(exclude_none=True))
+        except (QueueFull, WorkerClosed) as error:
+            raise errors.queue_error(error) from None
+        except asyncio.TimeoutError:  # noqa: UP041, another class in Python 3.10
+            raise errors.timeout_error(timeout) from None
 
-    return app
+    return router
 
 
 def add_pages(app: FastAPI) -> None:
     """The files of the page, read once: no request names a file of this machine."""
     for file in (resources.files("mingpt.serve") / "page").iterdir():
-        suffix = file.name[file.name.rindex(".") :]
-        content, kind = file.read_bytes(), CONTENT_TYPES[suffix]
-        path = {"index.html": "/", "docs.html": "/docs"}.get(file.name, f"/{file.name}")
+        media_type = CONTENT_TYPES.get(PurePath(file.name).suffix)
+        if media_type is None:
+            continue
 
-        async def page(request: Request, content: bytes = content, kind: str = kind) -> Response:
+        async def page(request: Request, content: bytes = file.read_bytes(), kind: str = media_type) -> Response:
             return Response(content, headers=PAGE_HEADERS, media_type=kind)
 
-        app.add_route(path, page)
+        app.add_route(PATHS.get(file.name, f"/{file.name}"), page)
 
 
 async def respond(
-    http: Request, body: schema.GenerationRequest, generation: Generation, form: Format, timeout: float
+    http: Request, body: schema.GenerationRequest, generation: Generation, formatter: Format, timeout: float
 ) -> Response:
     """All of the text at once, or its events as they happen."""
     if body.stream:
-        return EventStream(events(body, generation, form, timeout), generation)
+        return EventStream(events(body, generation, formatter, timeout), generation)
 
     async def collect() -> Response:
         choices: list[list[Any]] = [[] for _ in generation.jobs]
         async for i, step in generation.steps(timeout):
-            choices[i].append(form.choice(i, step))
-        merged = [form.merge(parts) for parts in choices]
-        whole = form.whole(model=body.model, choices=merged, usage=generation.usage(), **form.extra)
-        return Response(whole.model_dump_json(), media_type="application/json")
+            choices[i].append(formatter.choice(i, step))
+        merged = [formatter.merge(parts) for parts in choices]
+        response = formatter.response_type(
+            model=body.model, choices=merged, usage=generation.usage(), **formatter.extra_fields
+        )
+        return Response(response.model_dump_json(), media_type="application/json")
 
-    collecting, leaving = asyncio.ensure_future(collect()), asyncio.ensure_future(disconnected(http))
     try:
-        await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return collecting.result() if collecting.done() else Response(status_code=499)  # which nobody reads
+        return await until_disconnect(http, collect())
     finally:
-        collecting.cancel()
-        leaving.cancel()
         generation.cancel()
 
 
-async def disconnected(http: Request) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
+async def until_disconnect(http: Request, response: Coroutine[Any, Any, Response]) -> Response:
+    """The response, given up where the client disconnects first."""
+
+    async def disconnect() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(response), asyncio.ensure_future(disconnect())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else Response(status_code=499)  # which nobody reads
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def events(
-    body: schema.GenerationRequest, generation: Generation, form: Format, timeout: float
+    body: schema.GenerationRequest, generation: Generation, formatter: Format, timeout: float
 ) -> AsyncIterator[str]:
     """Server-sent events: a choice each, the usage where it is asked for, and [DONE]; or an error in their place."""
-    chunk = form.chunk(model=body.model, choices=[], **form.extra)
+    chunk = formatter.chunk_type(model=body.model, choices=[], **formatter.extra_fields)
 
     def event(choices: list[Any], usage: schema.Usage | None = None) -> str:
         return f"data: {chunk.model_copy(update={'choices': choices, 'usage': usage}).model_dump_json()}\n\n"
 
     try:
         for i in range(len(generation.jobs)):
-            for choice in form.first(i):
+            for choice in formatter.initial_choices(i):
                 yield event([choice])
         async for i, step in generation.steps(timeout):
-            if step.text or step.scored or step.ended_by:
-                yield event([form.choice(i, step)])
+            if step.text or step.logprobs or step.ended_by:
+                yield event([formatter.choice(i, step)])
         if body.includes_usage():
             yield event([], generation.usage())
         yield "data: [DONE]\n\n"
@@ -191,17 +230,3 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.generation.cancel()
-
-
-class Server(uvicorn.Server):
-    """uvicorn, which ends when `stop` is set: it takes no more connections, and running requests end first."""
-
-    def __init__(self, app: FastAPI, stop: StopRequest):
-        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
-        self.stop = stop
-
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()  # StopRequest handles them
-
-    async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self.stop.is_set

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mingpt.generation.batching import Closed, QueueFull
+from mingpt.generation.worker import QueueFull, WorkerClosed
 from mingpt.serve import schema
 from mingpt.serve.schema import ErrorDetail
 
@@ -36,16 +36,22 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         headers = {"retry-after": RETRY_AFTER} if self.status in (429, 503) else {}
+        if self.status == 504:  # which OpenAI's client would send again, for as long
+            headers["x-should-retry"] = "false"
         if self.status == 401:
             headers["www-authenticate"] = 'Basic realm="mingpt: any user name, and the API key"'
         return Response(self.body(), self.status, headers, "application/json")
 
 
-def busy(error: QueueFull | Closed) -> ApiError:
+def queue_error(error: QueueFull | WorkerClosed) -> ApiError:
     """The answer to a request for which there is no room, or no time."""
     if isinstance(error, QueueFull):
         return ApiError(429, "Too many requests are waiting.", code="queue_full")
     return ApiError(503, "The server is shutting down.", code="shutting_down")
+
+
+def timeout_error(seconds: float) -> ApiError:
+    return ApiError(504, f"The request took more than {seconds:g} seconds.", code="timeout")
 
 
 def describe_validation(error: RequestValidationError) -> ApiError:
@@ -56,13 +62,13 @@ def describe_validation(error: RequestValidationError) -> ApiError:
     first = problems[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
-    place = max((place_of(p) for p in problems if place_of(p)[:1] == place_of(first)[:1]), key=len)
-    messages = dict.fromkeys(problem["msg"] for problem in problems if place_of(problem) == place)
+    place = max((field_path(p) for p in problems if field_path(p)[:1] == field_path(first)[:1]), key=len)
+    messages = dict.fromkeys(problem["msg"] for problem in problems if field_path(problem) == place)
     text = " or ".join(messages).replace(f" or {EXPECTED}", " or ")
     return ApiError(400, f"{'.'.join(place) or 'The body'}: {text}.", place[0] if place else None, first["type"])
 
 
-def place_of(problem: dict[str, Any]) -> list[str]:
+def field_path(problem: dict[str, Any]) -> list[str]:
     """The field of a problem, without the names of the types that were tried."""
     return [str(part) for part in problem["loc"][1:] if isinstance(part, int) or part in schema.FIELDS]
 

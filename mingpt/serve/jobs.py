@@ -6,6 +6,7 @@ request -> prompts (ids) -> a job for each answer -> steps, in a queue of the ev
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from typing import Any, ClassVar
 from mingpt.data import dialogue
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
-from mingpt.generation.batching import Closed, Job, QueueFull, Scored, Step
+from mingpt.generation.batching import Job, Step, TokenLogprob
 from mingpt.generation.decoding import window_size
 from mingpt.generation.streaming import Completion, encode_prompt
+from mingpt.generation.worker import QueueFull, WorkerClosed
 from mingpt.serve import schema
-from mingpt.serve.errors import ApiError, busy
+from mingpt.serve.errors import ApiError, queue_error, timeout_error
 from mingpt.serve.models import LanguageModel
 
+PARTIAL = "bytes:"  # the name of a token that is a part of a character
 FINISH_REASONS = {"stop": "stop", "end_of_text": "stop", "length": "length"}
 
 
@@ -29,7 +32,7 @@ class Prompt:
     ids: list[int]
     text: str
     max_new_tokens: int
-    left_out: int = 0  # messages
+    omitted_messages: int = 0
 
 
 def completion_prompts(served: LanguageModel, request: schema.CompletionRequest) -> list[Prompt]:
@@ -42,8 +45,9 @@ def completion_prompts(served: LanguageModel, request: schema.CompletionRequest)
         if len(ids) > size and not request.truncate_prompt:
             problem = f"The context length of this model is {size:,} tokens, and the prompt has {len(ids):,}"
             raise ApiError(400, f"{problem}; truncate_prompt cuts it.", "prompt", "context_length_exceeded")
-        ids = ids if len(ids) <= size else ids[-window_size(size) :]
-        text = prompt if isinstance(prompt, str) else served.tokenizer.decode(ids)
+        is_whole = len(ids) <= size
+        ids = ids if is_whole else ids[-window_size(size) :]
+        text = prompt if isinstance(prompt, str) and is_whole else served.tokenizer.decode(ids)
         prompts.append(Prompt(ids, text, request.max_tokens))
     return prompts
 
@@ -65,10 +69,10 @@ def chat_prompt(served: LanguageModel, request: schema.ChatRequest) -> Prompt:
     With truncate_prompt its oldest exchanges are left out, so that a quarter of the context is for the answer.
     """
     messages, size = [message.to_message() for message in request.messages], served.config.block_size
-    left_out = 0
+    omitted = 0
     try:
         if request.truncate_prompt:
-            ids, left_out = dialogue.encode_prompt(served.tokenizer, messages, size * 3 // 4)
+            ids, omitted = dialogue.encode_prompt(served.tokenizer, messages, size * 3 // 4)
         else:
             encoded, _ = dialogue.encode_dialogue(served.tokenizer, messages)
             ids = [*encoded.tolist(), served.tokenizer.special_ids[dialogue.MARKERS["assistant"]]]
@@ -79,7 +83,7 @@ def chat_prompt(served: LanguageModel, request: schema.ChatRequest) -> Prompt:
         reason = "an answer needs one more at least; truncate_prompt leaves out the oldest messages"
         raise ApiError(400, f"{problem}; {reason}.", "messages", "context_length_exceeded")
     limit = request.max_completion_tokens or request.max_tokens or schema.MAX_TOKENS
-    return Prompt(ids, "", min(limit, size - len(ids)), left_out)
+    return Prompt(ids, "", min(limit, size - len(ids)), omitted)
 
 
 class Generation:
@@ -94,6 +98,10 @@ class Generation:
         echo: bool = False,
     ):
         """Submit the jobs. Raises ApiError where the queue is full."""
+        batcher, count = served.batcher, len(prompts) * request.n
+        limit = batcher.max_rows + batcher.max_waiting
+        if count > limit:
+            raise ApiError(400, f"The request asks for {count:,} answers; at most {limit:,} fit the queue.", "n")
         self.loop, self.queue, self.prompts = asyncio.get_running_loop(), asyncio.Queue(), prompts
         self.jobs = []
         for i, prompt in enumerate(prompt for prompt in prompts for _ in range(request.n)):
@@ -102,7 +110,7 @@ class Generation:
                     prompt=prompt.ids,
                     completion=Completion(served.tokenizer, request.stop_strings(), served.end_ids),
                     max_new_tokens=prompt.max_new_tokens,
-                    report=lambda step, i=i: self.loop.call_soon_threadsafe(self.queue.put_nowait, (i, step)),
+                    on_step=functools.partial(self.put, i),
                     options=request.options(),
                     repetition_penalty=request.repetition_penalty,
                     seed=None if request.seed is None else (request.seed % 2**64, i),
@@ -110,24 +118,29 @@ class Generation:
                     echo=prompt.text if echo else None,
                 )
             )
-        batcher = served.batcher
-        if len(self.jobs) > batcher.max_rows + batcher.max_waiting:
-            limit = batcher.max_rows + batcher.max_waiting
-            raise ApiError(400, f"The request asks for {len(self.jobs)} answers; at most {limit} fit the queue.", "n")
         try:
             batcher.submit(self.jobs)
-        except (QueueFull, Closed) as error:
-            raise busy(error) from None
+        except (QueueFull, WorkerClosed) as error:
+            raise queue_error(error) from None
+
+    def put(self, i: int, step: Step) -> None:
+        """Called by the batcher's thread."""
+        with suppress(RuntimeError):  # the event loop was closed: nobody waits
+            self.loop.call_soon_threadsafe(self.queue.put_nowait, (i, step))
+
+    def expire(self) -> None:
+        self.cancel()
+        self.queue.put_nowait((0, Step(ended_by="timeout")))
 
     async def steps(self, seconds: float) -> AsyncIterator[tuple[int, Step]]:
         """Until all answers have ended. Raises ApiError after so many seconds, and where decoding fails."""
-        timer = self.loop.call_later(seconds, self.queue.put_nowait, (0, Step(ended_by="timeout")))
+        timer = self.loop.call_later(seconds, self.expire)
         running = len(self.jobs)
         try:
             while running:
                 i, step = await self.queue.get()
                 if step.ended_by == "timeout":
-                    raise ApiError(503, f"The request took more than {seconds:g} seconds.", code="timeout")
+                    raise timeout_error(seconds)
                 if step.ended_by == "error":
                     raise ApiError(503, "Generation was interrupted.", code="interrupted")
                 running -= step.ended_by is not None
@@ -150,30 +163,30 @@ class Generation:
 class CompletionFormat:
     """Steps as choices of /v1/completions."""
 
-    chunk, whole = schema.Completion, schema.Completion
-    extra: ClassVar = {}
+    chunk_type, response_type = schema.Completion, schema.Completion
+    extra_fields: ClassVar = {}
 
     def __init__(self, tokenizer: Tokenizer, has_logprobs: bool, answers: int):
         self.tokenizer, self.has_logprobs, self.offsets = tokenizer, has_logprobs, [0] * answers
 
-    def first(self, index: int) -> list[schema.CompletionChoice]:
+    def initial_choices(self, index: int) -> list[schema.CompletionChoice]:
         return []
 
     def choice(self, index: int, step: Step) -> schema.CompletionChoice:
-        logprobs = self.logprobs(index, step.scored) if self.has_logprobs else None
+        logprobs = self.logprobs(index, step.logprobs) if self.has_logprobs else None
         reason = FINISH_REASONS.get(step.ended_by)
         return schema.CompletionChoice(index=index, text=step.text, logprobs=logprobs, finish_reason=reason)
 
-    def logprobs(self, index: int, scored: Sequence[Scored]) -> schema.CompletionLogprobs:
+    def logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> schema.CompletionLogprobs:
         result = schema.CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        for s in scored:
-            name = token_name(self.tokenizer, s.token)
-            top = {token_name(self.tokenizer, token): logprob for token, logprob in s.top}
+        for s in entries:
+            name = self.tokenizer.name_of(s.token)
+            top = {self.tokenizer.name_of(token): logprob for token, logprob in s.top}
             result.tokens.append(name)
             result.token_logprobs.append(s.logprob)
             result.top_logprobs.append(None if s.logprob is None else top)
             result.text_offset.append(self.offsets[index])
-            self.offsets[index] += len(name)
+            self.offsets[index] += 0 if name.startswith(PARTIAL) else len(name)
         return result
 
     def merge(self, choices: Sequence[schema.CompletionChoice]) -> schema.CompletionChoice:
@@ -190,13 +203,13 @@ class CompletionFormat:
 class ChatFormat:
     """Steps as choices of /v1/chat/completions. The space with which an answer begins is not part of its content."""
 
-    chunk, whole = schema.ChatCompletionChunk, schema.ChatCompletion
+    chunk_type, response_type = schema.ChatCompletionChunk, schema.ChatCompletion
 
-    def __init__(self, tokenizer: Tokenizer, has_logprobs: bool, answers: int, left_out: int):
+    def __init__(self, tokenizer: Tokenizer, has_logprobs: bool, answers: int, omitted_messages: int):
         self.tokenizer, self.has_logprobs, self.has_begun = tokenizer, has_logprobs, [False] * answers
-        self.extra = {"left_out": left_out}
+        self.extra_fields = {"omitted_messages": omitted_messages}
 
-    def first(self, index: int) -> list[schema.ChatChunkChoice]:
+    def initial_choices(self, index: int) -> list[schema.ChatChunkChoice]:
         return [schema.ChatChunkChoice(index=index, delta=schema.Delta(role="assistant", content=""))]
 
     def choice(self, index: int, step: Step) -> schema.ChatChunkChoice:
@@ -204,7 +217,7 @@ class ChatFormat:
         self.has_begun[index] |= bool(text)
         logprobs = None
         if self.has_logprobs:
-            logprobs = schema.ChatLogprobs(content=[self.token_logprob(scored) for scored in step.scored])
+            logprobs = schema.ChatLogprobs(content=[self.token_logprob(entry) for entry in step.logprobs])
         return schema.ChatChunkChoice(
             index=index,
             delta=schema.Delta(content=text or None),
@@ -212,13 +225,13 @@ class ChatFormat:
             finish_reason=FINISH_REASONS.get(step.ended_by),
         )
 
-    def token_logprob(self, scored: Scored) -> schema.ChatTokenLogprob:
-        top = [schema.TokenLogprob(**self.token_fields(token, logprob)) for token, logprob in scored.top]
-        return schema.ChatTokenLogprob(**self.token_fields(scored.token, scored.logprob), top_logprobs=top)
+    def token_logprob(self, entry: TokenLogprob) -> schema.ChatTokenLogprob:
+        top = [schema.TokenLogprob(**self.token_fields(token, logprob)) for token, logprob in entry.top]
+        return schema.ChatTokenLogprob(**self.token_fields(entry.token, entry.logprob), top_logprobs=top)
 
     def token_fields(self, token: int, logprob: float) -> dict[str, Any]:
         text = self.tokenizer.token_bytes.get(token, b"")
-        return {"token": token_name(self.tokenizer, token), "logprob": logprob, "bytes": list(text)}
+        return {"token": self.tokenizer.name_of(token), "logprob": logprob, "bytes": list(text)}
 
     def merge(self, choices: Sequence[schema.ChatChunkChoice]) -> schema.ChatChoice:
         logprobs = None
@@ -232,11 +245,3 @@ class ChatFormat:
             logprobs=logprobs,
             finish_reason=last.finish_reason,
         )
-
-
-def token_name(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text: a special one as it is spelled, a part of a character by its bytes."""
-    text = tokenizer.token_bytes.get(token, b"")
-    with suppress(UnicodeDecodeError):
-        return text.decode() or tokenizer.decode([token])
-    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text)

@@ -1,20 +1,22 @@
-"""The models that a server offers: a language model with its batcher, or a model of classes or numbers."""
+"""The models that a server offers: language models, and classification or regression models."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mingpt import pretrained, run
-from mingpt.data.dialogue import END, MARKERS
+from mingpt.checkpoint import read_metrics
+from mingpt.data.dialogue import is_chat_tokenizer
 from mingpt.errors import UserError
 from mingpt.files import read_json
-from mingpt.generation.batching import Batcher, QueueFull, Worker
+from mingpt.generation.batching import Batcher
 from mingpt.generation.settings import GenerationSettings, load_model
-from mingpt.predict import Predictor
+from mingpt.generation.worker import QueueFull, Worker
+from mingpt.predictor import BATCH, Predictor
 from mingpt.serve.schema import Prediction
 
 
@@ -24,14 +26,14 @@ class LanguageModel:
     def __init__(self, settings: GenerationSettings, worker: Worker, max_batch: int, max_queue: int):
         self.model, self.tokenizer = load_model(settings)
         self.config = self.model.config
-        is_chat = {*MARKERS.values(), END} <= self.tokenizer.special_ids.keys()
+        is_chat = is_chat_tokenizer(self.tokenizer)
         self.task = "chat" if is_chat else "text"
         self.end_ids = self.tokenizer.special_ids.values() if is_chat else None
         self.batcher = Batcher(self.model, worker, max_batch, max_queue)
         self.extra = {"dtype": settings.dtype}
 
 
-class LabelModel:
+class PredictionModel:
     """A model of --task classify or regress."""
 
     def __init__(self, folder: str, device: str, worker: Worker, max_queue: int):
@@ -44,26 +46,25 @@ class LabelModel:
     async def predict(self, texts: Sequence[str]) -> tuple[list[Prediction], int]:
         """A prediction for each text, and how many tokens were read.
 
-        Raises QueueFull or Closed, and UserError for a text that cannot be encoded.
+        Raises QueueFull or WorkerClosed, and UserError for a text that cannot be encoded.
         """
         if self.pending > self.max_queue:
             raise QueueFull
         self.pending += 1
+        predictions: list[Prediction] = []
+        size, tokens = self.config.block_size, 0
         try:
-            return await asyncio.wrap_future(self.worker.call(lambda: self.predict_now(texts)))
+            encoded = await asyncio.to_thread(lambda: [self.encode(i, text) for i, text in enumerate(texts)])
+            for start in range(0, len(texts), BATCH):  # between the parts, streams of text go on
+                part = [ids[-size:] for ids in encoded[start : start + BATCH]]
+                scores = await asyncio.wrap_future(self.worker.call(functools.partial(self.predictor.scores, part)))
+                for fields in self.fields(scores):
+                    index = len(predictions)
+                    predictions.append(Prediction(index=index, truncated=len(encoded[index]) > size, **fields))
+                tokens += sum(map(len, part))
         finally:
             self.pending -= 1
-
-    def predict_now(self, texts: Sequence[str]) -> tuple[list[Prediction], int]:
-        size = self.config.block_size
-        encoded = [self.encode(i, text) for i, text in enumerate(texts)]
-        ids = [tokens[-size:] for tokens in encoded]
-        scores = self.predictor.scores(ids)
-        predictions = [
-            Prediction(index=i, truncated=len(tokens) > size, **fields)
-            for i, (tokens, fields) in enumerate(zip(encoded, self.fields(scores), strict=True))
-        ]
-        return predictions, sum(map(len, ids))
+        return predictions, tokens
 
     def encode(self, i: int, text: str) -> list[int]:
         try:
@@ -78,13 +79,13 @@ class LabelModel:
         return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in rows]
 
 
-Model = LanguageModel | LabelModel
+Model = LanguageModel | PredictionModel
 
 
 def load(folder: str, settings: Any, worker: Worker) -> Model:
     """The model in a folder, as its task needs it; `settings` are those of the server."""
     if pretrained.read_config(pretrained.locate(folder)).num_labels:
-        return LabelModel(folder, settings.device, worker, settings.max_queue)
+        return PredictionModel(folder, settings.device, worker, settings.max_queue)
     options = GenerationSettings(folder=folder, device=settings.device, dtype=settings.dtype)
     return LanguageModel(options, worker, settings.max_batch, settings.max_queue)
 
@@ -110,12 +111,11 @@ def describe(name: str, folder: str, model: Model) -> dict[str, Any]:
 
 
 def describe_training(folder: Path) -> dict[str, Any] | None:
-    """The data, and the best metric, of the run in a folder; None where no run is recorded there."""
-    metrics = folder / "metrics.jsonl"
-    if not (folder / "train.json").exists() or not metrics.exists():
+    """The data, and the best metric, of the run in a folder; None where no evaluation of a run is recorded."""
+    rows = read_metrics(folder)
+    if not rows or not (folder / "train.json").exists():
         return None
     settings = read_json(folder / "train.json")
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     task = run.load_task(settings["task"])
     best = min(rows, key=task.objective)
     data = Path(settings["data"]).name if settings["data"] else None

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serial
 
 MAX_TEXTS = 256  # of one request
 MAX_TOKENS = 16_384  # of one answer
+MAX_MESSAGES = 4096
 
 Text = Annotated[str, Field(min_length=1)]
-TokenIds = list[Annotated[int, Field(ge=0)]]
-NonEmptyIds = Annotated[TokenIds, Field(min_length=1)]
+# fail_fast: of a list, the first problem is enough
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 
 
 class Request(BaseModel):
@@ -45,7 +46,9 @@ class GenerationRequest(Request):
     )
     n: int | None = Field(1, ge=1, le=MAX_TEXTS, description="number of answers")
     stop: Text | Annotated[list[Text], Field(max_length=4)] | None = Field(None, description="end before these texts")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="the same request gives the same text")
+    seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63, description="the same request gives the same text, up to rounding"
+    )
     stream: bool | None = Field(False, description="send server-sent events as tokens are generated")
     stream_options: StreamOptions | None = None
     truncate_prompt: bool | None = Field(False, description="leave out the beginning of what exceeds the context")
@@ -64,9 +67,9 @@ class GenerationRequest(Request):
 class CompletionRequest(GenerationRequest):
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
-        | NonEmptyIds
-        | Annotated[list[NonEmptyIds], Field(min_length=1, max_length=MAX_TEXTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
     ) = Field(description="text or token ids, or a list of either")
     max_tokens: int | None = Field(16, ge=0, le=MAX_TOKENS, description="maximum number of tokens to generate")
     logprobs: int | None = Field(None, ge=0, le=20, description="report log-probabilities, and so many alternatives")
@@ -93,7 +96,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(GenerationRequest):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="default: to the context's end")
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="older name of max_completion_tokens")
     logprobs: bool | None = Field(False, description="report log-probabilities of the answer's tokens")
@@ -188,7 +191,7 @@ class Completion(Response):
 
 
 class ChatResponse(Response):
-    left_out: int = Field(0, description="oldest messages that truncate_prompt left out")
+    omitted_messages: int = Field(0, description="number of the oldest messages that truncate_prompt left out")
 
 
 class ChatCompletion(ChatResponse):

@@ -43,7 +43,8 @@ from mingpt.data.tables import read_rows  # noqa: E402
 from mingpt.device import default_threads  # noqa: E402
 from mingpt.files import read_json, write_json  # noqa: E402
 from mingpt.objective import Objective, settings_to_repeat  # noqa: E402
-from mingpt.predict import Predictor, row_writer  # noqa: E402
+from mingpt.predict import row_writer  # noqa: E402
+from mingpt.predictor import Predictor  # noqa: E402
 from mingpt.settings import format_value  # noqa: E402
 from mingpt.tuning import Choice, Int, Space, Trial  # noqa: E402
 from mingpt.tuning.journal import Journal  # noqa: E402

@@ -38,7 +38,7 @@ function route(models) {
   byId("model").value = model.id;
   byId("about").textContent = describe(model);
   for (const id of ["output", "alternatives", "value", "bars"]) byId(id).replaceChildren();
-  openChat();
+  if (model.task === "chat") openChat();
 }
 
 byId("model").addEventListener("change", ({ target }) => open(target.value, ""));

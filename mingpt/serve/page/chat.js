@@ -71,8 +71,8 @@ async function answer(turns, signal, settings = readSettings()) {
   log.append(article);
   log.ariaBusy = true; // a screen reader waits for the complete answer
   try {
-    for await (const { choices, left_out } of stream("/v1/chat/completions", request, signal)) {
-      if (left_out) status.textContent = `The oldest ${left_out} turns exceed the context length and are left out.`;
+    for await (const { choices, omitted_messages } of stream("/v1/chat/completions", request, signal)) {
+      if (omitted_messages) status.textContent = `The oldest ${omitted_messages} turns exceed the context length and are left out.`;
       const [{ delta, finish_reason }] = choices;
       if (finish_reason === "length") status.append(" Cut off: max_tokens or the context length is reached.");
       if (!delta.content) continue;
