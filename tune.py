@@ -103,7 +103,8 @@ class Plan:
         """What the journal says of the study."""
         recorded = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_RECORDED}
         places = {name: self.shared[name] for name in ("data", "init_from") if name in self.shared}
-        return {"asked": recorded | places, "data_sha256": self.data_sha256, "space": self.space.as_text()}
+        study = {"data_sha256": self.data_sha256, "space": self.space.as_text(), "first": len(self.first)}
+        return {"asked": recorded | places, **study}
 
 
 def prepare(asked: TuneConfig) -> Plan:

@@ -62,24 +62,41 @@ def suggestions(
     Where the search is local, the minimum is believed to lie near the incumbent, the less so the more trials there are.
     """
     D, n = len(space.names), len(trials)
-    warps = WARPS[:1] if number % PLAIN_EACH == 0 else WARPS
-    known = posterior(space, trials, warps) if n >= max(4, D + 1) else None
-    best = min((t for t in trials if t.state == "done"), key=lambda t: t.value, default=None) if is_local else None
-    center = np.full(D, 0.5) if best is None else space.point(best.config)
-    if known is None:
+    f = acquisition(space, trials, number, is_local)[1]
+    if f is None:
         u = sobol(n + 1, D, np.random.default_rng(seed))[n]
+        best = incumbent(trials) if is_local else None
         if best is not None:
+            center = space.point(best.config)
             u = np.where(space.is_category, center, reflect(center + SPREAD * ndtri(u.clip(0.01, 0.99))))
         yield space.config(u)
         return
+    yield from map(space.config, maximize(f, space, np.random.default_rng([seed, number])))
+
+
+def acquisition(
+    space: Space, trials: list[Trial], number: int, is_local: bool = False
+) -> tuple[Posterior | None, Acquisition | None]:
+    """What the trials say of all configurations, and what trial `number` maximizes; None while little is known."""
+    D, n = len(space.names), len(trials)
+    warps = WARPS[:1] if number % PLAIN_EACH == 0 else WARPS
+    known = posterior(space, trials, warps) if n >= max(4, D + 1) else None
+    if known is None:
+        return None, None
     gp = known.gp
+    best = incumbent(trials) if is_local else None
+    center = np.full(D, 0.5) if best is None else space.point(best.config)
     precision = np.where(space.is_category, 0.0, BELIEF / n / SPREAD**2) * (best is not None)
     running = points(space, [trial for trial in trials if trial.state == "running"])
     if len(running):  # their values are taken to be what is expected: "Kriging believer" (Ginsbourger et al. 2010)
         z, tau2 = np.append(gp.z, gp.predict(running)[0]), np.append(gp.tau2, np.zeros(len(running)))
         gp = GP(np.concatenate([gp.U, running]), z, gp.is_category, gp.theta, tau2)
-    acquisition = Acquisition(gp, gp.z.min(), center, precision)
-    yield from map(space.config, maximize(acquisition, space, np.random.default_rng([seed, number])))
+    return known, Acquisition(gp, gp.z.min(), center, precision)
+
+
+def incumbent(trials: list[Trial]) -> Trial | None:
+    """The finished trial with the lowest value."""
+    return min((t for t in trials if t.state == "done"), key=lambda t: t.value, default=None)
 
 
 def posterior(space: Space, trials: list[Trial], warps: Sequence[float | None] = WARPS) -> Posterior | None:

@@ -12,7 +12,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,53 @@ STATES = {"running": 0, "done": 1, "stopped": 2, "failed": 3}  # Optuna's RUNNIN
 STATE_NAMES = {code: name for name, code in STATES.items()}
 
 
-class Journal:
+class History:
+    """What the lines of a journal say: the attributes of the study, and its trials."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.attributes: dict[str, Any] = {}
+        self.trials: list[Trial] = []
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Apply the lines that are complete, one by one; yields each before. UserError where they are not a study's."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+            try:
+                operation = json.loads(line)
+                yield operation
+                self.apply(operation)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise UserError(f"{self.path}, line {number}: is corrupt or not of a study ({error!r})") from None
+        if content and "mingpt" not in self.attributes:
+            raise UserError(f"{self.path}: is not a study of mingpt")
+
+    def apply(self, line: dict[str, Any]) -> None:
+        """One operation, read again."""
+        op_code = line["op_code"]
+        if op_code == SET_STUDY_ATTRIBUTE:
+            self.attributes |= line["user_attr"]
+        elif op_code == CREATE_TRIAL:
+            distributions = {name: json.loads(text) for name, text in line["distributions"].items()}
+            config = {name: value_of(distributions[name], value) for name, value in line["params"].items()}
+            self.trials.append(Trial(len(self.trials), config))
+        elif op_code == SET_STATE:
+            trial = self.trials[line["trial_id"]]
+            trial.state = STATE_NAMES[line["state"]]
+            trial.value = line["values"][0] if trial.state == "done" else math.nan
+        elif op_code == SET_INTERMEDIATE_VALUE:
+            trial = self.trials[line["trial_id"]]
+            trial.curve = sorted({**dict(trial.curve), line["step"]: line["intermediate_value"]}.items())
+        elif op_code == SET_ATTRIBUTE:
+            self.trials[line["trial_id"]].attributes |= line["user_attr"]
+
+
+class Journal(History):
     """The journal in a folder, which this process alone writes to until `close` or its death."""
 
     def __init__(self, folder: Path | str, attributes: Mapping[str, Any] | None = None):
         """Read the journal, or begin one with these attributes. Raises UserError where it is in use, or not ours."""
-        self.path = Path(folder) / NAME
-        self.attributes: dict[str, Any] = {}
-        self.trials: list[Trial] = []
+        super().__init__(Path(folder) / NAME)
         if (self.path.parent / "study.sqlite").exists():
             raise UserError(f"{folder}: is a study of an older version of mingpt and cannot be resumed")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,20 +83,15 @@ class Journal:
             self.lock = files.lock(self.path.parent / "lock")
         except BlockingIOError:
             raise UserError(f"{folder}: is in use by another process") from None
-        content = self.path.read_bytes() if self.path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(complete.splitlines(), start=1):
-            try:
-                self.apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                self.lock.close()
-                raise UserError(f"{self.path}, line {number}: is corrupt or not of a study ({error!r})") from None
-        if content and "mingpt" not in self.attributes:
+        try:
+            is_new = not list(self.read())
+        except UserError:
             self.lock.close()
-            raise UserError(f"{self.path}: is not a study of mingpt")
+            raise
         self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.ftruncate(self.file, len(complete))  # a line that a kill cut off
-        if not content:
+        content = self.path.read_bytes()
+        os.ftruncate(self.file, content.rfind(b"\n") + 1)  # a line that a kill cut off
+        if is_new:
             create = {"op_code": CREATE_STUDY, "study_name": self.path.parent.resolve().name, "directions": [MINIMIZE]}
             self.attributes = {"mingpt": 1, **(attributes or {})}  # the version of our attributes
             named = [{name: value} for name, value in self.attributes.items()]
@@ -108,25 +142,6 @@ class Journal:
         value = {"done": trial.value, "stopped": trial.lowest}.get(trial.state)
         values = None if value is None else [value]
         self.append(SET_STATE, trial_id=trial.number, state=STATES[trial.state], values=values, datetime_complete=now())
-
-    def apply(self, line: dict[str, Any]) -> None:
-        """One operation, read again."""
-        op_code = line["op_code"]
-        if op_code == SET_STUDY_ATTRIBUTE:
-            self.attributes |= line["user_attr"]
-        elif op_code == CREATE_TRIAL:
-            distributions = {name: json.loads(text) for name, text in line["distributions"].items()}
-            config = {name: value_of(distributions[name], value) for name, value in line["params"].items()}
-            self.trials.append(Trial(len(self.trials), config))
-        elif op_code == SET_STATE:
-            trial = self.trials[line["trial_id"]]
-            trial.state = STATE_NAMES[line["state"]]
-            trial.value = line["values"][0] if trial.state == "done" else math.nan
-        elif op_code == SET_INTERMEDIATE_VALUE:
-            trial = self.trials[line["trial_id"]]
-            trial.curve = sorted({**dict(trial.curve), line["step"]: line["intermediate_value"]}.items())
-        elif op_code == SET_ATTRIBUTE:
-            self.trials[line["trial_id"]].attributes |= line["user_attr"]
 
 
 def distribution(parameter: Parameter, value: Any) -> tuple[dict[str, Any], Any]:
