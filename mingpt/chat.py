@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mingpt import cli
-from mingpt.data.dialogue import SPACE, Message, encode_prompt, is_chat_tokenizer
+from mingpt.data.dialogue import Message, encode_prompt, is_chat_tokenizer
 from mingpt.data.tokenizer import Tokenizer
 from mingpt.errors import UserError
 from mingpt.generation.settings import TEXT, GenerationSettings, load_model
@@ -99,12 +99,11 @@ class Chat:
         if left_out:
             print(f"note: the context length is reached; the oldest {left_out} turns are left out", file=sys.stderr)
         limit = min(self.settings.max_new_tokens, self.model.config.block_size - len(ids))
-        answer = Completion(self.tokenizer, end_ids=self.tokenizer.special_ids.values())
+        answer = Completion(self.tokenizer, end_ids=self.tokenizer.special_ids.values(), strips_spaces=True)
         content = ""
         with contextlib.suppress(KeyboardInterrupt) if self.is_interactive else contextlib.nullcontext():
             stream = len(self.messages)  # of random numbers, another for each answer
             for piece in complete(self.model, ids, answer, limit, first=stream, **self.settings.sampling()):
-                piece = piece if content else piece.lstrip(SPACE)
                 content += piece
                 print(piece, end="", flush=True)
         print(flush=True)

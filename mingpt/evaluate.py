@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # importing torch takes a second
 
 DESCRIPTION = "Evaluate a model on a text, on dialogues, or on a table of labels or numbers."
 BATCH_SIZE = 16
+MAX_EXPONENT = 709  # of a float
 
 
 class EvaluateSettings(Settings):
@@ -128,7 +129,7 @@ def language_metrics(
     with torch.inference_mode():
         metrics = base.language_metrics(batches, outputs, LOSSES["cross_entropy"], tokenizer.byte_lengths)
     nll = metrics["val_loss"]
-    perplexity = math.exp(nll)
+    perplexity = math.exp(nll) if nll < MAX_EXPONENT else math.inf
     return {"tokens": tokens, "nll": nll, "perplexity": perplexity, "bits_per_byte": metrics["bits_per_byte"]}
 
 

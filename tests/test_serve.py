@@ -168,6 +168,13 @@ def test_a_chat_answers_as_the_command_does(client, models):  # noqa: F811
     assert expected.startswith(again.choices[0].message.content) and again.choices[0].finish_reason == "length"
 
 
+def test_a_stop_string_of_a_chat_does_not_match_the_space_before_the_content(client):
+    whole = client.chat.completions.create(model="talk", messages=QUESTION, temperature=0, max_tokens=20)
+    content = whole.choices[0].message.content
+    answer = client.chat.completions.create(model="talk", messages=QUESTION, temperature=0, max_tokens=20, stop=" ")
+    assert answer.choices[0].message.content == content.partition(" ")[0] != ""
+
+
 def test_log_probabilities_of_a_chat(client):
     answer = client.chat.completions.create(
         model="talk", messages=QUESTION, temperature=0, logprobs=True, top_logprobs=2, max_tokens=5

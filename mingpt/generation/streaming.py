@@ -45,11 +45,19 @@ def stream(completions: Sequence[Completion], columns: Iterable[Tensor]) -> Iter
 class Completion:
     """The text of tokens as they arrive, until it is ended by a stop string, the end of text or its length."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Collection[int] | None = None):
-        """`end_ids` are the tokens that end it, and are not shown; by default the end of text."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        end_ids: Collection[int] | None = None,
+        strips_spaces: bool = False,
+    ):
+        """`end_ids` are the tokens that end it, and are not shown; by default the end of text. With `strips_spaces`,
+        spaces at the beginning are not part of the text.
+        """
         self.characters = TextStream(tokenizer)
         self.end_ids = {tokenizer.eos_id} if end_ids is None else {*end_ids}
-        self.stop = stop
+        self.stop, self.strips_spaces = stop, strips_spaces
         self.held = ""  # may be the beginning of a stop string
         self.tokens = 0
         self.ended_by: str | None = None  # or "stop", "end_of_text", "length"
@@ -74,6 +82,9 @@ class Completion:
 
     def release(self, new: str) -> str:
         """The part of the held and the new text that no stop string can contain."""
+        if self.strips_spaces:
+            new = new.lstrip(" ")
+            self.strips_spaces = not new
         text = self.held + new
         starts = [start for start in map(text.find, self.stop) if start >= 0]
         if starts:

@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
     try:
         from mingpt.serve.app import create_app
         from mingpt.serve.server import Server
-    except ImportError as error:
-        raise UserError(f'{error.name}: is not installed; pip install "mingpt[serve]"') from None
+    except ModuleNotFoundError as error:
+        raise UserError(f'{error.name}: is not installed; install it with pip install -e ".[serve]"') from None
     from mingpt.generation.worker import Worker
     from mingpt.serve import models
 

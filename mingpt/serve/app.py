@@ -111,7 +111,7 @@ def generation_routes(models: dict[str, Model], timeout: float) -> APIRouter:
             raise ApiError(400, f"{body.model} is not a chat model; use /v1/completions.", "model")
         prompt = await asyncio.to_thread(chat_prompt, model, body)
         generation = Generation(model, body, [prompt], body.top_logprobs if body.logprobs else None)
-        formatter = ChatFormat(model.tokenizer, body.logprobs, len(generation.jobs), prompt.omitted_messages)
+        formatter = ChatFormat(model.tokenizer, body.logprobs, prompt.omitted_messages)
         return await respond(http, body, generation, formatter, timeout)
 
     return router

@@ -23,6 +23,7 @@ from mingpt.serve import schema
 from mingpt.serve.errors import ApiError, queue_error, timeout_error
 from mingpt.serve.models import LanguageModel
 
+MAX_UNREAD = 20_000  # steps of a client that does not read; then its request ends
 PARTIAL = "bytes:"  # the name of a token that is a part of a character
 FINISH_REASONS = {"stop": "stop", "end_of_text": "stop", "length": "length"}
 
@@ -104,11 +105,12 @@ class Generation:
             raise ApiError(400, f"The request asks for {count:,} answers; at most {limit:,} fit the queue.", "n")
         self.loop, self.queue, self.prompts = asyncio.get_running_loop(), asyncio.Queue(), prompts
         self.jobs = []
+        is_chat = isinstance(request, schema.ChatRequest)  # where a space precedes the content
         for i, prompt in enumerate(prompt for prompt in prompts for _ in range(request.n)):
             self.jobs.append(
                 Job(
                     prompt=prompt.ids,
-                    completion=Completion(served.tokenizer, request.stop_strings(), served.end_ids),
+                    completion=Completion(served.tokenizer, request.stop_strings(), served.end_ids, is_chat),
                     max_new_tokens=prompt.max_new_tokens,
                     on_step=functools.partial(self.put, i),
                     options=request.options(),
@@ -124,7 +126,10 @@ class Generation:
             raise queue_error(error) from None
 
     def put(self, i: int, step: Step) -> None:
-        """Called by the batcher's thread."""
+        """Called by the worker's thread."""
+        if self.queue.qsize() > MAX_UNREAD:
+            self.cancel()
+            step = Step(ended_by="error")
         with suppress(RuntimeError):  # the event loop was closed: nobody waits
             self.loop.call_soon_threadsafe(self.queue.put_nowait, (i, step))
 
@@ -145,6 +150,7 @@ class Generation:
                     raise ApiError(503, "Generation was interrupted.", code="interrupted")
                 running -= step.ended_by is not None
                 yield i, step
+                await asyncio.sleep(0)  # with many unread steps, that a disconnect is seen
         finally:
             timer.cancel()
             self.cancel()
@@ -201,26 +207,24 @@ class CompletionFormat:
 
 
 class ChatFormat:
-    """Steps as choices of /v1/chat/completions. The space with which an answer begins is not part of its content."""
+    """Steps as choices of /v1/chat/completions."""
 
     chunk_type, response_type = schema.ChatCompletionChunk, schema.ChatCompletion
 
-    def __init__(self, tokenizer: Tokenizer, has_logprobs: bool, answers: int, omitted_messages: int):
-        self.tokenizer, self.has_logprobs, self.has_begun = tokenizer, has_logprobs, [False] * answers
+    def __init__(self, tokenizer: Tokenizer, has_logprobs: bool, omitted_messages: int):
+        self.tokenizer, self.has_logprobs = tokenizer, has_logprobs
         self.extra_fields = {"omitted_messages": omitted_messages}
 
     def initial_choices(self, index: int) -> list[schema.ChatChunkChoice]:
         return [schema.ChatChunkChoice(index=index, delta=schema.Delta(role="assistant", content=""))]
 
     def choice(self, index: int, step: Step) -> schema.ChatChunkChoice:
-        text = step.text if self.has_begun[index] else step.text.lstrip(dialogue.SPACE)
-        self.has_begun[index] |= bool(text)
         logprobs = None
         if self.has_logprobs:
             logprobs = schema.ChatLogprobs(content=[self.token_logprob(entry) for entry in step.logprobs])
         return schema.ChatChunkChoice(
             index=index,
-            delta=schema.Delta(content=text or None),
+            delta=schema.Delta(content=step.text or None),
             logprobs=logprobs,
             finish_reason=FINISH_REASONS.get(step.ended_by),
         )

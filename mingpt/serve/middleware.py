@@ -60,12 +60,14 @@ class RequestGuard:
         scheme, _, credentials = authorization.partition(" ")
         if scheme.lower() == "basic":
             try:
-                credentials = base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+                password = base64.b64decode(credentials, validate=True).partition(b":")[2]
             except ValueError:
                 return False
-        elif scheme.lower() != "bearer":
+        elif scheme.lower() == "bearer":
+            password = credentials.encode("latin-1")  # as headers are decoded
+        else:
             return False
-        return hmac.compare_digest(credentials.encode(), self.api_key.encode())  # in constant time
+        return hmac.compare_digest(password, self.api_key.encode())  # in constant time
 
 
 def host_name(host: str) -> str:
@@ -74,7 +76,7 @@ def host_name(host: str) -> str:
     >>> host_name("[::1]:8000"), host_name("localhost")
     ('::1', 'localhost')
     """
-    return re.sub(r":\d+$", "", host).strip("[]")
+    return re.sub(r":\d+$", "", host).strip("[]").lower()
 
 
 def too_large() -> ApiError:

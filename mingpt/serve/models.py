@@ -113,10 +113,10 @@ def describe(name: str, folder: str, model: Model) -> dict[str, Any]:
 def describe_training(folder: Path) -> dict[str, Any] | None:
     """The data, and the best metric, of the run in a folder; None where no evaluation of a run is recorded."""
     rows = read_metrics(folder)
-    if not rows or not (folder / "train.json").exists():
+    settings = read_json(folder / "train.json") if rows and (folder / "train.json").exists() else {}
+    if "task" not in settings:
         return None
-    settings = read_json(folder / "train.json")
     task = run.load_task(settings["task"])
     best = min(rows, key=task.objective)
-    data = Path(settings["data"]).name if settings["data"] else None
+    data = Path(settings["data"]).name if settings.get("data") else None
     return {"data": data, "metric": task.metric, "value": best[task.metric], "step": best["step"]}

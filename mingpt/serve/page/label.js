@@ -48,7 +48,7 @@ async function predictTable(signal) {
       const batch = readable.slice(start, start + size);
       const texts = batch.map((row) => row[index]);
       // The server refuses all texts for one that the model cannot read: fewer at a time, until it is left out.
-      const answer = await predict(texts, signal).catch((e) => (e.status === 400 ? null : Promise.reject(e)));
+      const answer = await predict(texts, signal).catch((e) => ([400, 413].includes(e.status) ? null : Promise.reject(e)));
       answer?.data.forEach((result, i) => cells.set(batch[i], cellsOf(result)));
       if (answer || size === 1) start += batch.length;
       size = answer ? Math.min(2 * size, BATCH) : Math.ceil(size / 2);
