@@ -77,6 +77,8 @@ def resolve(asked: T, facts: Facts) -> T:
         "warmup_iters": round(warmup * max_iters),
         "threads": facts.threads,
     }
+    if values["optimizer"] == "muon" and not facts.base:
+        derived["weight_decay"] = facts.task.muon_weight_decay
     values |= {name: derived[name] for name in values.keys() & derived.keys() if values[name] is None}
     return type(asked)(**values | {"device": facts.device, "dtype": facts.dtype})
 

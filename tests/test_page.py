@@ -19,7 +19,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-component-update", "--disable-sync"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, asyncio cannot be used in this thread
 def browser():
     assert CHROMIUM, "these tests need Chromium, such as Debian's package chromium"
     with sync_playwright() as p:

@@ -33,6 +33,7 @@ class Task(abc.ABC):
     epochs: ClassVar[int] = 1
     min_iters: ClassVar[int] = 1
     learning_rate_scale: ClassVar[float] = 1.0  # relative to the optimizer's default
+    muon_weight_decay: ClassVar[float] = 0.0  # when training from scratch
     metric: ClassVar[str]  # the key of `evaluate` by which models and trials are compared
     higher_is_better: ClassVar[bool]
     num_labels = 0  # outputs of the score head; 0: a language model

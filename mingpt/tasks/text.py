@@ -28,6 +28,7 @@ class TextTask(Task):
     losses, uses = ("cross_entropy",), ("label_smoothing",)
     defaults: ClassVar = dict(data="pydoc", tokenizer="char", vocab_size=1024)
     max_iters = 3500
+    muon_weight_decay = 0.1  # ten epochs of the manual overfit without it (tests/benchmarks/LOG.md)
     metric, higher_is_better = "bits_per_byte", False
 
     @classmethod
