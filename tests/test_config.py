@@ -105,6 +105,9 @@ def test_what_was_asked_for_wins_over_fine_tuning_that_over_the_task_and_that_ov
 def test_a_resolved_config_is_complete_and_follows_the_optimizer(name):
     config = resolve_for("text", optimizer=name, max_iters=1000)
     expected = dict(OPTIMIZER_DEFAULTS[name])
+    if name == "muon":  # which for texts has a weight decay
+        assert resolve_for("chat", optimizer=name, max_iters=1000).weight_decay == expected["weight_decay"] == 0
+        expected["weight_decay"] = 0.1
     assert config.warmup_iters == round(1000 * expected.pop("warmup"))
     assert {key: getattr(config, key) for key in expected} == expected
     assert config.min_learning_rate == pytest.approx(config.learning_rate / 10)
