@@ -17,7 +17,8 @@ from mingpt.errors import UserError
 from mingpt.generation.worker import QueueFull, Worker, WorkerClosed
 from mingpt.serve import errors, schema
 from mingpt.serve.errors import RESPONSES, ApiError
-from mingpt.serve.jobs import ChatFormat, CompletionFormat, Generation, chat_prompt, completion_prompts
+from mingpt.serve.formats import ChatFormat, CompletionFormat
+from mingpt.serve.jobs import Generation, chat_prompt, completion_prompts
 from mingpt.serve.middleware import RequestGuard
 from mingpt.serve.models import LanguageModel, Model, PredictionModel
 
