@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -115,7 +115,7 @@ def describe_machine(config: TrainConfig) -> str:
     return f"{config.device}, {config.threads} threads" + (f", {processes} processes" if processes > 1 else "")
 
 
-def print_evaluations(evaluations: Iterable[dict[str, float]], metric: str) -> None:
+def print_evaluations(evaluations: Iterable[dict[str, Any]], metric: str) -> None:
     """A line per evaluation, above the progress bar."""
     head = {"bits_per_byte": "bits/byte"}.get(metric, metric)
     print(f"\n{'step':>8}{'train':>9}{'val':>9}{head:>11}{'lr':>10}{'tokens/s':>11}{'seconds':>9}", flush=True)

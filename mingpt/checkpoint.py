@@ -3,7 +3,7 @@
     config.json, model.safetensors     the best checkpoint, in GPT-2's format (config.json from the start)
     tokenizer.json, ...                its tokenizer
     train.json                         every setting as resolved, and the sha256 of the data
-    metrics.jsonl, loss.png            a line per evaluation, and their plot
+    metrics.jsonl, loss.png            a line per evaluation, with a sample of generated text, and their plot
     state.pt                           the last state: weights, optimizer, progress, metrics
     lock                               held by the process that writes here
 
@@ -111,12 +111,12 @@ class RunFolder:
         except Exception as error:  # the errors of a corrupt file have no class in common
             raise UserError(f"{path}: is corrupt or not a state of a run ({type(error).__name__})") from None
 
-    def save_metrics(self, metrics: list[dict[str, float]]) -> None:
+    def save_metrics(self, metrics: list[dict[str, Any]]) -> None:
         with files.atomic_write(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in metrics), encoding="utf-8")
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The evaluations of a run, which may be in progress; none where there is no run."""
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
@@ -127,8 +127,8 @@ def create_folder(out_dir: str | None, name: str) -> Path:
     path = create_numbered(Path("out"), name) if out_dir is None else Path(out_dir)
     path.mkdir(parents=True, exist_ok=True)
     if not all(file.name == "lock" or files.is_temporary(file) for file in path.iterdir()):
-        content = "a run; add --resume to resume it" if (path / "train.json").exists() else "files"
-        raise UserError(f"--out_dir {path}: contains {content}, or name another folder")
+        content = "a run; add --resume to resume it, or" if (path / "train.json").exists() else "files;"
+        raise UserError(f"--out_dir {path}: contains {content} name another folder")
     return path
 
 

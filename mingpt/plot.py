@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from mingpt import files
 
 
-def plot_losses(folder: Path, metrics: list[dict[str, float]], best_step: int) -> str:
+def plot_losses(folder: Path, metrics: list[dict[str, Any]], best_step: int) -> str:
     """Write loss.png with the best checkpoint marked; returns its path, or a line that says why there is none."""
     try:
         from matplotlib.figure import Figure

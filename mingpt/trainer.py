@@ -77,6 +77,8 @@ class State:
             self.model = model.to(config.device)
             frozen = {id(w): w for w in self.model.parameters() if not w.requires_grad}
             self.averaged = copy.deepcopy(self.model, frozen).eval()  # frozen weights are shared
+            if config.compile:
+                self.model.hidden_states = torch.compile(self.model.hidden_states)  # which every task calls
             self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         except RuntimeError as error:
             if "memory" not in str(error):  # which the errors of all allocators have in common
@@ -84,7 +86,7 @@ class State:
             size = f"--n_layer {config.n_layer} and --n_embd {config.n_embd}, vocabulary {model_config.vocab_size:,}"
             raise UserError(f"{size}: does not fit in the memory of {config.device}") from None
         self.progress = Progress(max_iters=config.max_iters)
-        self.metrics: list[dict[str, float]] = []
+        self.metrics: list[dict[str, Any]] = []  # of each evaluation
         self.start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,15 +112,13 @@ class State:
 
 def train(
     config: TrainConfig, task: Task, folder: RunFolder, state: State, should_stop: Callable[[], bool] = lambda: False
-) -> Iterator[dict[str, float]]:
-    """Make the remaining updates, and yield the metrics of each evaluation.
+) -> Iterator[dict[str, Any]]:
+    """Make the remaining updates, and yield the metrics of each evaluation, with a sample.
 
     should_stop() is called after each update; where it is true, the state is saved and the loop ends. Raises Diverged
     where a loss is not finite; the last state saved is then a good one.
     """
     model, averaged, optimizer, progress = state.model, state.averaged, state.optimizer, state.progress
-    if config.compile:
-        model.hidden_states = torch.compile(model.hidden_states)  # which every task calls
     task_loss = distributed.data_parallel(TaskLoss(task, model))
     autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
     model.train()
@@ -226,14 +226,16 @@ def estimate_seconds(config: TrainConfig, task: Task, state: State) -> float:
     return (config.max_iters - state.progress.step) * config.gradient_accumulation * seconds * OVERHEAD
 
 
-def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, float]) -> dict[str, float]:
-    """Evaluate the averaged weights, as they are saved, and save everything; returns all metrics."""
+def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, float]) -> dict[str, Any]:
+    """Evaluate the averaged weights, as they are saved, and save everything; returns all metrics, and a sample."""
     progress = state.progress
     metrics = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_count}
     with torch.no_grad():
         metrics |= task.evaluate(state.averaged)
     if not math.isfinite(metrics["val_loss"]):
         raise Diverged(f"the validation loss after update {progress.step} is {metrics['val_loss']}")
+    if sample := task.sample(state.averaged):
+        training = training | {"sample": sample}
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.evaluations_since_best += 1
     value = task.objective(metrics)

@@ -90,18 +90,23 @@ def runs(data):
     return data
 
 
+def read_numbers(folder: Path) -> list[dict[str, float]]:
+    """Without the samples, in which a rounding error may change a token."""
+    return [{name: value for name, value in row.items() if name != "sample"} for row in read_metrics(folder)]
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_have_the_loss_curve_of_one_process(runs, name):
-    one, two = (read_metrics(runs / place / name) for place in ("one", "two"))
+    one, two = (read_numbers(runs / place / name) for place in ("one", "two"))
     assert [row["step"] for row in one] == [50, 100, 150, 200]
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
 
 
 def test_one_process_resumes_what_two_ranks_began_and_the_reverse(runs):
-    whole = read_metrics(runs / "one" / "adam")
+    whole = read_numbers(runs / "one" / "adam")
     for place in ("one", "two"):
-        resumed = read_metrics(runs / place / "stopped")
+        resumed = read_numbers(runs / place / "stopped")
         assert len(resumed) == len(whole)
         for a, b in zip(resumed, whole, strict=True):
             assert a == pytest.approx(b, rel=1e-4)

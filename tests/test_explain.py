@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mingpt import GPT, load_tokenizer
 from mingpt.explain.activations import explain_model
-from mingpt.explain.runs import read_run, read_study
+from mingpt.explain.runs import explain_suggestions, read_run, read_study
 from mingpt.tuning import Choice, Float, Int, Space, Study, bayesian
 from mingpt.tuning.journal import Journal
 
@@ -95,7 +95,7 @@ def test_losses_and_the_next_token_are_those_of_evaluate_and_of_the_model(explai
         logits = model(torch.tensor([tokenizer.encode(TEXT)]))[0, -1]
     given = np.frombuffer(base64.b64decode(explained["next"]["logits"]), "<f4")
     np.testing.assert_allclose(given, logits, rtol=1e-4, atol=1e-4)
-    assert explained["next"]["order"][0] == given.argmax() == logits.argmax()
+    assert given.argmax() == logits.argmax()
     assert explained["next"]["names"][0] == tokenizer.decode([int(given.argmax())])
 
 
@@ -142,7 +142,6 @@ def test_a_run_is_what_its_files_say(models):  # noqa: F811
     assert (shown["metric"], shown["higher_is_better"]) == ("accuracy", True)
     assert shown["settings"]["task"] == "classify" and shown["settings"]["n_embd"] == 32
     lines = (models / "out/rows/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert shown["sample"] == "" and len(read_run(models / "out/fox")["sample"]) == 200  # characters
     assert shown["metrics"] == [json.loads(line) for line in lines]
 
 
@@ -158,25 +157,47 @@ def test_why_a_trial_was_suggested_is_what_the_search_saw(tmp_path):
         study.tell(trial, (math.log(config["x"]) + 3) ** 2 + (config["n"] - 5) ** 2 + (config["kind"] == "a"))
     pending = study.ask(), study.ask()  # while one of them runs, the other is suggested
     journal.close()
-    shown = read_study(tmp_path)
-    assert shown["best"] == study.best.number and len(shown["trials"]) == 11 and shown["first"] == 1
-    assert set(shown["why"]) == {str(n) for n in range(4, 11)}  # before that, points are spread
+    shown, reasons = read_study(tmp_path), explain_suggestions(tmp_path, range(11))
+    assert shown["best"] == study.best.number and len(shown["trials"]) == 11
+    assert "first configurations" in reasons[0]["note"] and "spread" in reasons[3]["note"]
+    assert list(reasons) == list(range(11)) and {n for n in reasons if "slices" in reasons[n]} == set(range(4, 11))
+    assert explain_suggestions(tmp_path, [5]) == {5: reasons[5]} and explain_suggestions(tmp_path, [11]) == {}
     for trial in pending:
-        why = shown["why"][str(trial.number)]
+        why = reasons[trial.number]
         assert why["informed_by"] == list(range(9))
         before = study.trials[: trial.number]
         assert next(bayesian.suggestions(space, before, 0, trial.number, True)) == trial.config
         posterior, acquisition = bayesian.acquisition(space, before, trial.number, True)
         at = acquisition(space.point(trial.config)[None])[0]
         for name, part in why["slices"].items():
-            assert len(part["x"]) == len(part["mean"]) == (2 if name == "kind" else 33)
+            assert len(part["x"]) == len(part["median"]) == (2 if name == "kind" else 33)
             assert max(part["acquisition"]) <= at + 1e-3  # nowhere along the parameter is it higher
-            assert all(
-                low <= mean <= high for low, mean, high in zip(part["low"], part["mean"], part["high"], strict=True)
-            )
+            values = zip(part["low"], part["median"], part["high"], strict=True)
+            assert all(low <= median <= high for low, median, high in values)
         i = why["slices"]["kind"]["x"].index(trial.config["kind"])
         expected = posterior.values(space.point(trial.config)[None])[0]
-        assert why["slices"]["kind"]["mean"][i] == pytest.approx(expected, rel=1e-4)
+        assert why["slices"]["kind"]["median"][i] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_trial_is_explained_by_the_search_that_chose_it(tmp_path):
+    """A study that is resumed with another strategy and another space."""
+    narrow, wide = Space({"x": Float(0, 1)}), Space({"x": Float(0, 2), "n": Int(1, 3)})
+    journal = Journal(tmp_path, {"space": narrow.as_text(), "first": 0, "asked": {"strategy": "random"}})
+    study = Study(narrow, "random", journal=journal)
+    for _ in range(2):
+        trial = study.ask()
+        study.tell(trial, trial.config["x"])
+    journal.set_attribute("space", wide.as_text())
+    journal.set_attribute("asked", {"strategy": "gp"})
+    study = Study(wide, journal=journal)
+    for _ in range(6):
+        trial = study.ask()
+        study.tell(trial, trial.config["x"])
+    journal.close()
+    reasons = explain_suggestions(tmp_path, range(8))
+    assert "random" in reasons[0]["note"] and "random" in reasons[1]["note"] and "spread" in reasons[2]["note"]
+    assert set(reasons[7]["slices"]) == {"x", "n"} and reasons[7]["informed_by"] == [2, 3, 4, 5, 6]
+    assert set(read_study(tmp_path)["parameters"]) == {"x", "n"}
 
 
 def test_what_cannot_be_explained_is_said_in_a_line(models):  # noqa: F811

@@ -65,6 +65,8 @@ def test_a_model_and_its_runs(models, tmp_path, show):  # noqa: F811
     expect(page.locator("#attention-row")).to_contain_text(f"{weight:.3f}")
     expect(page.locator("#row")).to_contain_text("F.softmax(scores + future")
     expect(page.locator("#settings-diff")).to_contain_text("task")
+    written = [row["sample"] for row in data["runs"][0]["metrics"]]
+    assert page.locator(".samples").first.locator("p").all_text_contents() == written and len(written) == 3
     logits = np.frombuffer(base64.b64decode(data["model"]["next"]["logits"]), "<f4").astype(float)
     for temperature in (1.0, 0.5):
         page.locator("#temperature").fill(str(temperature))
@@ -96,7 +98,8 @@ def test_a_study_says_why_each_trial_was_suggested(tmp_path, show, models):  # n
 def test_text_is_never_markup(tmp_path, show):
     hostile = "</script><img src=x onerror=alert(1)>/*DATA*/"
     run = {"name": hostile, "settings": {"data": hostile}, "metric": "bits_per_byte", "higher_is_better": False}
-    data = {"title": hostile, "model": None, "runs": [run | {"metrics": [], "sample": hostile}], "study": None}
+    metrics = [{"step": 1, "val_loss": 1.0, "bits_per_byte": 1.0, "sample": hostile}]
+    data = {"title": hostile, "model": None, "runs": [run | {"metrics": metrics}], "study": None}
     path = tmp_path / "page.html"
     path.write_text(build_page(data), encoding="utf-8")
     page = show(path)

@@ -14,20 +14,23 @@ from mingpt.files import atomic_write
 from mingpt.settings import Settings, setting
 
 DESCRIPTION = "Write a page that explains a model, its training run, or a study; it opens anywhere, without a network."
-DEFAULT_TEXT = "The object is"
+EXPLAINED = 100  # newest trials whose suggestion is explained: a Gaussian process for each
 STYLES = ("serve/page/style.css", "explain/page/explain.css")
-SCRIPTS = (
-    "serve/page/dom.js",
-    *(f"explain/page/{name}.js" for name in ("chart", "attention", "model", "run", "study")),
-)
-SCRIPTS += ("explain/page/explain.js",)  # uses all of them
+MODULES = ("chart", "attention", "model", "run", "study", "standalone")  # the last uses all
+SCRIPTS = ("serve/page/dom.js", *(f"explain/page/{name}.js" for name in MODULES))
 
 
 class ExplainSettings(Settings):
     folders: tuple[str, ...] = setting(
         min_length=1, help="a model or a run, such as out/pydoc; further runs, to compare them; or a study"
     )
-    text: str = setting(DEFAULT_TEXT, group="model", min_length=1, help="text that the first folder's model reads")
+    text: str | None = setting(
+        None,
+        group="model",
+        min_length=1,
+        help="text that the first folder's model reads",
+        follows="what it wrote at its last evaluation",
+    )
     layer: int = setting(0, group="model", ge=0, help="layer of the attention row that is shown in numbers, from 0")
     head: int = setting(0, group="model", ge=0, help="its head, from 0")
     output: str = setting("explain.html", group="model", metavar="FILE", help="the page")
@@ -46,13 +49,16 @@ def main(argv: list[str]) -> int:
 def collect(settings: ExplainSettings) -> dict[str, Any]:
     """The data of the page."""
     from mingpt.explain.activations import explain_model
-    from mingpt.explain.runs import read_run, read_study
+    from mingpt.explain.runs import explain_suggestions, read_run, read_study
 
     first, *others = settings.folders
     if Path(first, "journal.jsonl").exists():
         if others:
             raise UserError(f"{others[0]}: a study is explained alone")
-        return {"title": first, "model": None, "runs": [], "study": read_study(Path(first))}
+        study = read_study(Path(first))
+        count = len(study["trials"])
+        reasons = explain_suggestions(Path(first), range(max(0, count - EXPLAINED), count))
+        return {"title": first, "model": None, "runs": [], "study": study | {"reasons": reasons}}
     folders = [Path(folder) for folder in settings.folders if Path(folder, "train.json").exists()]
     if missing := [folder for folder in others if Path(folder) not in folders]:
         raise UserError(f"{missing[0]}: is not a run (train.json is missing)")
@@ -70,7 +76,7 @@ def build_page(data: dict[str, Any]) -> str:
     script = re.sub(r"^export ", "", script, flags=re.MULTILINE)
     content = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"/*STYLE*/": style, "/*SCRIPT*/": script, "/*DATA*/": content}
-    template = (root / "explain/page/explain.html").read_text(encoding="utf-8")
+    template = (root / "explain/page/standalone.html").read_text(encoding="utf-8")
     return re.sub(r"/\*(STYLE|SCRIPT|DATA)\*/", lambda match: parts[match[0]], template)
 
 

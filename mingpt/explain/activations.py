@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import base64
 import inspect
+import math
 import textwrap
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from mingpt.checkpoint import read_metrics
 from mingpt.data.dialogue import encode_prompt, is_chat_tokenizer
 from mingpt.data.tokenizer import Tokenizer, load_tokenizer
 from mingpt.errors import UserError
-from mingpt.files import read_json
 from mingpt.generation.streaming import encode_prompt as encode_text
 from mingpt.model import GPT, CausalSelfAttention
-from mingpt.pretrained import locate
+from mingpt.predictor import Predictor
+from mingpt.pretrained import locate, read_config
 
 TOP = 5  # most probable tokens, and largest activations, at each position
-ORDERED = 200  # logits of the next token that have names; of the others the page has the values
-MAX_TOKENS = 256  # more would make the page large: attention has L nh T^2 / 2 numbers
+DEFAULT_TEXT, SAMPLE = "The object is", 40  # characters
+NAMED = 20  # most probable next tokens
+MAX_TOKENS, MAX_WEIGHTS = 256, 5e6  # attention has L nh T^2 / 2 weights, of two bytes each on the page
 
 
 class Recorder(TorchFunctionMode):
@@ -52,6 +54,7 @@ class Recorder(TorchFunctionMode):
 
     def __enter__(self) -> Recorder:
         self.handles = [self.model.h[0].register_forward_pre_hook(lambda m, args: self.stream.append(args[0][0]))]
+        self.attend = [block.attn.attend for block in self.model.h]
         for block in self.model.h:
             block.attn.attend = block.attn.explicit
             self.on_output(block, self.stream)
@@ -72,6 +75,8 @@ class Recorder(TorchFunctionMode):
         super().__exit__(*exception)
         for handle in self.handles:
             handle.remove()
+        for block, attend in zip(self.model.h, self.attend, strict=True):
+            block.attn.attend = attend
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -82,26 +87,33 @@ class Recorder(TorchFunctionMode):
 
 
 @torch.no_grad()
-def explain_model(name: str, text: str, layer: int = 0, head: int = 0) -> dict[str, Any]:
+def explain_model(name: str, text: str | None = None, layer: int = 0, head: int = 0) -> dict[str, Any]:
     """What the page shows of the model in a folder and a text; of one head, a row of attention in numbers.
 
-    Raises UserError where the text does not fit the model, or there is no such head.
+    Without a text, of the beginning of what a text model wrote at its last evaluation, or of another one. Raises
+    UserError where the text does not fit the model, or there is no such head.
     """
     folder = locate(name)
-    model, tokenizer = GPT.from_pretrained(folder), load_tokenizer(folder)
-    config = model.config
+    predictor = Predictor(str(folder), "cpu") if read_config(folder).num_labels else None
+    model = GPT.from_pretrained(folder) if predictor is None else predictor.model
+    tokenizer, config = load_tokenizer(folder), model.config
     for option, value, count in (("layer", layer, config.n_layer), ("head", head, config.n_head)):
         if value >= count:
             raise UserError(f"--{option} {value}: the model has {count}, counted from 0")
     task = task_of(model, tokenizer)
-    ids = encode(task, tokenizer, text, min(config.block_size, MAX_TOKENS))
+    if text is None:
+        samples = [row["sample"] for row in read_metrics(folder) if "sample" in row]
+        text = samples[-1][:SAMPLE].strip() if samples and task == "text" else DEFAULT_TEXT
+    most = math.isqrt(int(2 * MAX_WEIGHTS / (config.n_layer * config.n_head)))
+    ids = encode(task, tokenizer, text, min(config.block_size, MAX_TOKENS, most))
     idx = torch.tensor([ids])
     with Recorder(model) as r:
         hidden = model.hidden_states(idx)[0]  # (T, C)
-    is_language = not config.num_labels
+    is_language = predictor is None
     logprobs = model.head(hidden).log_softmax(-1) if is_language else None  # (T, V)
     return {
         "task": task,
+        "text": text,
         "architecture": dict(config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": [tokenizer.name_of(token) for token in ids],
@@ -112,7 +124,7 @@ def explain_model(name: str, text: str, layer: int = 0, head: int = 0) -> dict[s
         "neurons": [largest(x) for x in r.hidden],
         "row": attention_row(r, config.n_head, layer, head),
         "next": next_token(model, tokenizer, hidden[-1]) if is_language else None,
-        "labels": None if is_language else labels(model, folder, ids),
+        "labels": None if predictor is None else labels(predictor, ids),
     }
 
 
@@ -182,26 +194,16 @@ def rounded_list(x: Tensor) -> list[Any]:
 
 
 def next_token(model: GPT, tokenizer: Tokenizer, x: Tensor) -> dict[str, Any]:
-    """All logits of the next token, from the last hidden state (C,), and the names of the highest."""
+    """All logits of the next token, from the last hidden state (C,), and the names of the highest, in order."""
     logits = model.head(x).numpy().astype("<f4")
-    order = np.argsort(-logits, kind="stable")[:ORDERED].tolist()
-    names = [tokenizer.name_of(token) for token in order]
-    return {"logits": base64.b64encode(logits.tobytes()).decode(), "order": order, "names": names}
+    names = [tokenizer.name_of(token) for token in np.argsort(-logits, kind="stable")[:NAMED].tolist()]
+    return {"logits": base64.b64encode(logits.tobytes()).decode(), "names": names}
 
 
-def labels(model: GPT, folder: Path, ids: list[int]) -> dict[str, Any]:
+def labels(predictor: Predictor, ids: list[int]) -> dict[str, Any]:
     """The classes with their probabilities, or the value, of a text, and of the text without each of its tokens."""
-    settings = read_json(folder / "config.json")
-    names = settings.get("id2label") or {}
-    predict: Callable[[Tensor], Tensor] = lambda scores: scores.softmax(-1)  # noqa: E731
-    if model.config.num_labels == 1:
-        mean, std = settings.get("target_mean", 0.0), settings.get("target_std", 1.0)
-        predict = lambda scores: scores * std + mean  # noqa: E731
-    values = predict(model.score(model.hidden_states(torch.tensor([ids]))[0, -1]))
-    shorter = torch.tensor([ids[:i] + ids[i + 1 :] for i in range(len(ids))]) if len(ids) > 1 else None
-    without = values[None] if shorter is None else predict(model.score(model.hidden_states(shorter)[:, -1]))
-    return {
-        "names": [names.get(str(i), f"LABEL_{i}") for i in range(model.config.num_labels)],
-        "values": rounded_list(values),
-        "without": rounded_list(without),
-    }
+    scores = predictor.scores([ids, *(ids[:i] + ids[i + 1 :] for i in range(len(ids)))])  # (1 + T, num_labels)
+    is_number = len(predictor.labels) == 1
+    values = predictor.values(scores)[:, None] if is_number else scores.softmax(-1)
+    without = values[1:] if len(ids) > 1 else values[:0]  # of a text without any token nothing is predicted
+    return {"names": predictor.labels, "values": rounded_list(values[0]), "without": rounded_list(without)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,24 @@ import numpy as np
 
 from mingpt import run
 from mingpt.checkpoint import read_metrics
-from mingpt.config import TrainConfig
-from mingpt.data.tokenizer import load_tokenizer
+from mingpt.config import TASKS, TrainConfig
+from mingpt.errors import UserError
 from mingpt.files import read_json
-from mingpt.generation.streaming import Completion, complete, encode_prompt
-from mingpt.model import GPT
 from mingpt.tuning import bayesian, output
-from mingpt.tuning.journal import CREATE_TRIAL, NAME, History
+from mingpt.tuning.journal import NAME, History
 from mingpt.tuning.parameters import Choice, Int, Parameter
 from mingpt.tuning.space import Space
 from mingpt.tuning.trial import Trial
 
-SAMPLE_TOKENS, TEMPERATURE = 200, 0.8
 POINTS = 33  # along each parameter
-EXPLAINED = 100  # newest trials that are explained: their history is evaluated anew for each
 DEVIATIONS = 1.96  # of the band
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The settings and metrics of a run, which may be in progress."""
+    """The settings and metrics of a run, which may be in progress. Raises UserError where it is none of mingpt."""
     settings = read_json(folder / "train.json")
+    if settings.get("task") not in TASKS:
+        raise UserError(f"{folder / 'train.json'}: is not of a run of mingpt")
     task = run.load_task(settings["task"])
     return {
         "name": str(folder),
@@ -39,58 +37,52 @@ def read_run(folder: Path) -> dict[str, Any]:
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "metrics": read_metrics(folder),
-        "sample": sample(folder) if settings["task"] == "text" and (folder / "model.safetensors").exists() else "",
     }
-
-
-def sample(folder: Path) -> str:
-    """Text that the best checkpoint generates."""
-    model, tokenizer = GPT.from_pretrained(folder), load_tokenizer(folder)
-    ids = encode_prompt(tokenizer, "")
-    return "".join(complete(model, ids, Completion(tokenizer), SAMPLE_TOKENS, seed=0, temperature=TEMPERATURE))
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """The trials of a study, which may be in progress, and why each was suggested."""
+    """The trials of a study, which may be in progress. Raises UserError where it is not one of tune.py."""
     history = History(folder / NAME)
-    explained = explain_suggestions(history)
-    space = Space.parse(history.attributes["space"])
-    best = output.best_trials(history.trials, 1)
+    for _ in history.read():
+        pass
+    attributes, trials = history.attributes, history.trials
+    if "space" not in attributes:
+        raise UserError(f"{history.path}: is not a study of tune.py")
+    space, best = Space.parse(attributes["space"]), output.best_trials(trials, 1)
+    task = run.load_task(attributes.get("asked", {}).get("task", TrainConfig.model_fields["task"].default))
     return {
-        "value_name": "objective",
+        "value_name": f"1 - {task.metric}" if task.higher_is_better else task.metric,
         "parameters": {name: describe_parameter(parameter) for name, parameter in space.parameters.items()},
-        "first": history.attributes.get("first", 1),
-        "trials": [describe_trial(trial) for trial in history.trials],
-        "importance": output.importance(space, history.trials),
+        "trials": [describe_trial(trial) for trial in trials],
+        "importance": output.importance(space, [trial for trial in trials if space.contains(trial.config)]),
         "best": best[0].number if best else None,
-        "why": {str(number): why for number, why in explained.items()},
     }
 
 
-def explain_suggestions(history: History) -> dict[int, Any]:
-    """For the newest trials of a Bayesian search, what it saw when it suggested them; reads the journal."""
-    seen: list[tuple[int, list[Trial]]] = []
-    for operation in history.read():
-        if operation["op_code"] == CREATE_TRIAL:
-            seen = [*seen[1 - EXPLAINED :], (len(history.trials), copy.deepcopy(history.trials))]
-    space = Space.parse(history.attributes["space"])
-    asked = history.attributes.get("asked", {})
-    if asked.get("strategy", "gp") != "gp":
-        return {}
-    result = {}
-    for number, trials in seen:
-        trial = history.trials[number]
-        if number >= history.attributes.get("first", 1) and space.contains(trial.config):
-            why = explain_suggestion(space, [t for t in trials if space.contains(t.config)], trial)
-            result |= {} if why is None else {number: why}
-    return result
+def explain_suggestions(folder: Path, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+    """Why trials were suggested: the journal is read again, up to the line that created each."""
+    history, reasons = History(folder / NAME), {}
+    for _ in itertools.chain(history.read(), [None]):  # which yields before it applies a line
+        number = len(history.trials) - 1
+        if history.trials and number in numbers and number not in reasons:
+            reasons[number] = explain_suggestion(history)
+    return reasons
 
 
-def explain_suggestion(space: Space, trials: list[Trial], trial: Trial) -> dict[str, Any] | None:
-    """Along each parameter through the trial: the value that the trials before it predict, and the acquisition."""
+def explain_suggestion(history: History) -> dict[str, Any]:
+    """Why the newest trial was suggested: a note, or along each parameter through it the value that the trials before
+    predict, and the acquisition.
+    """
+    (*trials, trial), attributes = history.trials, history.attributes
+    strategy, space = attributes.get("asked", {}).get("strategy", "gp"), Space.parse(attributes["space"])
+    if trial.number < attributes.get("first", 1):
+        return {"note": "It is one of the first configurations, which the search does not choose."}
+    if strategy != "gp":
+        return {"note": f"It was chosen by {strategy} search, which does not look at other trials."}
+    trials = [t for t in trials if space.contains(t.config)]
     posterior, acquisition = bayesian.acquisition(space, trials, trial.number, is_local=True)
     if posterior is None or acquisition is None:
-        return None
+        return {"note": "So few trials had ended that the search spread its points evenly (a Sobol sequence)."}
     point, slices = space.point(trial.config), {}
     for d, (name, parameter) in enumerate(space.parameters.items()):
         if name in trial.config:
@@ -100,7 +92,7 @@ def explain_suggestion(space: Space, trials: list[Trial], trial: Trial) -> dict[
             X = space.snap(X)
             slices[name] = {
                 "x": [parameter.value(at) for at in u],
-                "mean": finite(posterior.values(X)),
+                "median": finite(posterior.values(X)),
                 "low": finite(posterior.values(X, -DEVIATIONS)),
                 "high": finite(posterior.values(X, DEVIATIONS)),
                 "acquisition": finite(acquisition(X)),

@@ -1,4 +1,4 @@
-"""Serve models over HTTP: `python -m mingpt.serve out/support out/reviews`, then http://127.0.0.1:8000."""
+"""Serve models over HTTP: `python -m mingpt.serve out/`, or with the models' folders, then http://127.0.0.1:8000."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from mingpt import cli
@@ -14,14 +13,16 @@ from mingpt.errors import UserError
 from mingpt.serve import LOOPBACK
 from mingpt.settings import Settings, setting
 
-DESCRIPTION = "Serve models: an OpenAI-compatible HTTP API, and a page to write, chat and classify."
+DESCRIPTION = "Serve models: an OpenAI-compatible HTTP API, a page to write, chat and classify, and one to look inside."
 
 
 class ServeSettings(Settings):
     """Which models are served, where, and to whom."""
 
     folders: tuple[str, ...] = setting(
-        metavar="FOLDER", help="models' folders, such as out/pydoc, or names on the hub", min_length=1
+        metavar="FOLDER",
+        help="models' folders, such as out/pydoc, or names on the hub; for out/, all models, runs and studies in it",
+        min_length=1,
     )
     host: str = setting("127.0.0.1", group="network", help="address to listen on; others than loopback need an API key")
     port: int = setting(8000, group="network", ge=0, lt=2**16, help="port to listen on; 0: any that is free")
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     settings = cli.parse(ServeSettings, argv, "python -m mingpt.serve", DESCRIPTION)
     try:
         from mingpt.serve.app import create_app
+        from mingpt.serve.explain import find_folders, has_model, name_of
         from mingpt.serve.server import Server
     except ModuleNotFoundError as error:
         raise UserError(f'{error.name}: is not installed; install it with pip install -e ".[serve]"') from None
@@ -61,15 +63,24 @@ def main(argv: list[str]) -> int:
     from mingpt.serve import models
 
     listener = listen(settings.host, settings.port)  # before the models are loaded: it may be in use
-    names = [Path(folder).resolve().name for folder in settings.folders]
+    folders = find_folders(settings.folders)
+    names = [name_of(folder) for folder in folders]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{repeated[0]}: two models have this name; rename a folder")
+        raise UserError(f"{repeated[0]}: two folders have this name; rename one")
     worker, served, descriptions = Worker(), {}, []
-    for name, folder in zip(names, settings.folders, strict=True):
+    for name, folder in zip(names, folders, strict=True):
+        if not has_model(folder):
+            continue
         load = functools.partial(models.load, folder, settings, worker)
-        served[name] = worker.call(load).result()
+        try:
+            served[name] = worker.call(load).result()
+        except UserError as error:
+            if folder in settings.folders:
+                raise
+            cli.print_error(f"note: {folder} is not served: {error}")
+            continue
         descriptions.append(models.describe(name, folder, served[name]))
-    app = create_app(served, worker, descriptions, settings.key, settings.cors, settings.timeout)
+    app = create_app(served, worker, descriptions, settings.folders, settings.key, settings.cors, settings.timeout)
     with cli.StopRequest("stopping as soon as running requests have ended") as stop:
         print(f"{', '.join(names)}: http://{format_address(listener)}", flush=True)
         Server(app, worker, stop).run([listener])

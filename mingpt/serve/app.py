@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's routes for text and chat, /v1/classify for classes and numbers, and the page."""
+"""The HTTP API: OpenAI's routes for text and chat, /v1/classify for classes and numbers, and the pages."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mingpt.errors import UserError
 from mingpt.generation.worker import QueueFull, Worker, WorkerClosed
 from mingpt.serve import errors, schema
 from mingpt.serve.errors import RESPONSES, ApiError
+from mingpt.serve.explain import explain_routes
 from mingpt.serve.formats import ChatFormat, CompletionFormat
 from mingpt.serve.jobs import Generation, chat_prompt, completion_prompts
 from mingpt.serve.middleware import RequestGuard
@@ -25,7 +26,7 @@ from mingpt.serve.models import LanguageModel, Model, PredictionModel
 Format = CompletionFormat | ChatFormat
 
 CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-PATHS = {"index.html": "/", "docs.html": "/docs"}  # of other files: their names
+PATHS = {"index.html": "/", "docs.html": "/docs", "explain.html": "/explain"}  # of other files: their names
 POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_HEADERS = {
     "content-security-policy": POLICY,
@@ -38,11 +39,15 @@ def create_app(
     models: dict[str, Model],
     worker: Worker,
     descriptions: Sequence[dict[str, Any]],
+    folders: Sequence[str],
     api_key: str | None = None,
     cors: Sequence[str] = (),
     timeout: float = 300,
 ) -> FastAPI:
-    """The application that serves models by name. `timeout` is the most seconds of a request."""
+    """The application that serves models by name, and explains what is in folders.
+
+    `timeout` is the most seconds of a request.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +63,7 @@ def create_app(
     app.include_router(description_routes(worker, descriptions))
     app.include_router(generation_routes(models, timeout))
     app.include_router(prediction_routes(models, timeout))
+    app.include_router(explain_routes(folders, worker, timeout))
     return app
 
 
@@ -145,10 +151,11 @@ def prediction_routes(models: dict[str, Model], timeout: float) -> APIRouter:
 
 
 def add_pages(app: FastAPI) -> None:
-    """The files of the page, read once: no request names a file of this machine."""
-    for file in (resources.files("mingpt.serve") / "page").iterdir():
+    """The files of the pages, read once: no request names a file of this machine."""
+    folders = [resources.files(package) / "page" for package in ("mingpt.serve", "mingpt.explain")]
+    for file in [file for folder in folders for file in folder.iterdir()]:
         media_type = CONTENT_TYPES.get(PurePath(file.name).suffix)
-        if media_type is None:
+        if media_type is None or "standalone" in file.name:
             continue
 
         async def page(request: Request, content: bytes = file.read_bytes(), kind: str = media_type) -> Response:

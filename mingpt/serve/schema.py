@@ -30,6 +30,18 @@ class Request(BaseModel):
         return cls.model_fields[info.field_name].get_default() if value is None else value
 
 
+class ExplainRequest(Request):
+    model: str = Field(description="a name that /v1/explain lists")
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=10_000,
+        description="text that the model reads; default: what it wrote at its last evaluation",
+    )
+    layer: int | None = Field(0, ge=0, description="layer of the attention row in numbers, from 0")
+    head: int | None = Field(0, ge=0, description="its head, from 0")
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 

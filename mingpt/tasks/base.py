@@ -64,6 +64,10 @@ class Task(abc.ABC):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """{"val_loss": ..., metric: ..., and others}, of the validation part. Uses no random numbers."""
 
+    def sample(self, model: nn.Module) -> str:
+        """Text that the model generates, recorded at each evaluation; "" where it generates none."""
+        return ""
+
     def config_extra(self) -> dict[str, Any]:
         """What config.json says beside the architecture."""
         return {}

@@ -105,6 +105,14 @@ class ChatTask(ExamplesTask):
         texts = answers.answer_greedily(model, self.tokenizer, [question.prompt for question in questions])
         return answers.score(questions, texts, self.intent_of)
 
+    @functools.cached_property
+    def longest_dialogues(self) -> list[Dialogue]:
+        return sorted(self.data.dialogues, key=lambda d: -len(d.messages))[:CONVERSATIONS]
+
+    def sample(self, model: GPT) -> str:
+        """A conversation of a held-out user with the model."""
+        return "\n".join(self.converse(model, self.longest_dialogues[0].messages))
+
     def config_extra(self) -> dict[str, Any]:
         return {"task_specific_params": {"mingpt": {"task": "chat"}}}
 
@@ -121,9 +129,8 @@ class ChatTask(ExamplesTask):
                 f"{part:20}{len(questions[part]):>8,}{s['intent_accuracy']:>8.3f}{s['slot_accuracy']:>8.3f}"
                 for part, s in scores.items()
             ]
-        longest = sorted(self.data.dialogues, key=lambda d: -len(d.messages))[:CONVERSATIONS]
-        for d in longest:
-            lines += ["", *self.converse(model, d.messages)]
+        for d in self.longest_dialogues:
+            lines += ["", *(f"    {line}" for line in self.converse(model, d.messages))]
         return ["", *lines, "", f"chat          python -m mingpt.chat {shlex.quote(str(folder))}"]
 
     def converse(self, model: GPT, messages: Sequence[Message]) -> Iterator[str]:
@@ -140,7 +147,7 @@ class ChatTask(ExamplesTask):
                     break
                 [text] = answers.answer_greedily(model, self.tokenizer, [prompt])
                 history.append({"role": "assistant", "content": text})
-        return (f"    {message['role']:11}{message['content']}" for message in history)
+        return (f"{message['role']:11}{message['content']}" for message in history)
 
 
 def cut_dialogue(tokenizer: Tokenizer, encoded: dialogue.Encoded, T: int) -> Iterator[Example]:

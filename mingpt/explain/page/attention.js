@@ -4,7 +4,6 @@
 import { h } from "./dom.js";
 import { bar, format, selectable, table } from "./chart.js";
 
-const COLUMNS = 12; // of a vector that are shown
 const WHITE_SPACE = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍" };
 
 /** A token as a short text in which white space can be seen. */
@@ -22,7 +21,7 @@ export function attentionReader({ attention, tokens: { length: T }, architecture
   };
 }
 
-/** Draws the weights of a head, a row for each position; square roots, so that small weights can be seen. */
+/** Draws the weights of a head, a row for each position: the opacity is the square root of the weight. */
 export function drawMap(canvas, T, rowOf) {
   canvas.width = canvas.height = T;
   const image = new ImageData(T, T);
@@ -45,7 +44,8 @@ export function headMaps({ tokens, architecture: { n_layer, n_head } }, read, ch
   const element = h("div", { id: "heads", class: "scroll cells", role: "listbox", tabindex: 0, "aria-label": "Heads" });
   element.style.gridTemplateColumns = `repeat(${n_head}, minmax(4.25rem, 6rem))`; // a row for each layer
   element.append(...buttons);
-  const select = selectable(element, n_head, () => buttons, ({ dataset }) => choose(+dataset.layer, +dataset.head));
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -n_head, ArrowDown: n_head };
+  const select = selectable(element, steps, () => buttons, ({ dataset }) => choose(+dataset.layer, +dataset.head));
   return { element, select: (layer, head) => select(buttons[layer * n_head + head]) };
 }
 
@@ -55,15 +55,20 @@ export const weightItems = (tokens, weights) =>
 
 /** One row of one head in numbers, beside the lines of the model that compute it. */
 export function rowInNumbers(tokens, { layer, head, position, q, k, v, scores, weights, output, source }) {
-  const vector = (values) => [...values.slice(0, COLUMNS).map((x) => format(x)), values.length > COLUMNS ? "…" : ""];
+  const vector = (values) => values.map((x) => format(x));
   const rows = (columns, matrix) => matrix.map((values, j) =>
     [`${j} ${visible(tokens[j])}`, ...columns.map((column) => format(column[j])), ...vector(values)]);
   const dimensions = vector([...q.keys()]);
   const scoreRows = [["q", "", "", ...vector(q)], ...rows([scores, weights], k)];
   const outputRows = [...rows([weights], v), ["output", "", ...vector(output)]];
-  return h("div", { id: "row", class: "columns" }, h("pre", { tabindex: 0 }, source), h("div", {},
-    h("p", {}, `Layer ${layer}, head ${head}, position ${position}: score = q · k / √${q.length}, weight = softmax`),
-    table({ class: "numbers" }, ["", "score", "weight", ...dimensions.map((d) => d && `k ${d}`)], scoreRows),
+  const top = weights.indexOf(Math.max(...weights));
+  const sum = format(scores.reduce((total, score) => total + Math.exp(score), 0));
+  const example = `of ${visible(tokens[top])}: score ${format(scores[top])}, weight ` +
+    `exp(${format(scores[top])}) / ${sum} = ${format(weights[top])}, where ${sum} is the sum of exp over all scores`;
+  return h("div", { id: "row" }, h("pre", { tabindex: 0 }, source),
+    h("p", {}, `Layer ${layer}, head ${head}, position ${position}, head size ${q.length} (n_embd / n_head): ` +
+      `score = q · k / √${q.length}, weight = softmax(score); ${example}`),
+    table({ class: "numbers" }, ["", "score", "weight", ...dimensions.map((d) => `k ${d}`)], scoreRows),
     h("p", {}, "output = sum of weight · v"),
-    table({ class: "numbers" }, ["", "weight", ...dimensions.map((d) => d && `v ${d}`)], outputRows)));
+    table({ class: "numbers" }, ["", "weight", ...dimensions.map((d) => `v ${d}`)], outputRows));
 }

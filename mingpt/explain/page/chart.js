@@ -24,7 +24,8 @@ export function scale(values, log = false) {
   const finite = values.filter(Number.isFinite).map(map);
   const [low, high] = finite.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [finite[0] ?? 0, finite[0] ?? 1]);
   const at = (x) => (typeof x === "number" ? (map(x) - low) / (high - low || 1) : NaN);
-  return { at, ticks: [low, (low + high) / 2, high].map((tick) => (log ? 10 ** tick : tick)) };
+  const round = !log && finite.every(Number.isInteger) ? Math.round : Number;
+  return { at, ticks: [low, round((low + high) / 2), high].map((tick) => (log ? 10 ** tick : tick)) };
 }
 
 /** A scale of the values of a choice, at equal distances. */
@@ -69,9 +70,8 @@ export function table(attributes, header, rows) {
   return h("table", { tabindex: 0, ...attributes }, h("thead", {}, tableRow("th", header)), body);
 }
 
-/** Lets events and arrow keys choose one of `items()`, `columns` of them in a row; returns a function that does. */
-export function selectable(container, columns, items, choose, events = ["click", "focusin"]) {
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+/** Lets events, and keys that step among `items()`, choose one of them; returns a function that does. */
+export function selectable(container, steps, items, choose, events = ["click", "focusin"]) {
   const select = (item) => {
     if (!item || item.ariaSelected === "true") return;
     for (const other of items()) other.ariaSelected = other === item;
@@ -82,7 +82,7 @@ export function selectable(container, columns, items, choose, events = ["click",
     container.addEventListener(type, ({ target }) => select(items().find((item) => item.contains(target))));
   }
   container.addEventListener("keydown", (event) => {
-    if (!(event.key in steps)) return;
+    if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault(); // would scroll
     const item = items()[items().findIndex((item) => item.ariaSelected === "true") + steps[event.key]];
     select(item);

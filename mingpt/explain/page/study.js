@@ -8,36 +8,57 @@ const [BLUE, ORANGE, GREEN] = COLORS;
 const resultOf = ({ state, value, lowest }) => ({ done: value, stopped: lowest })[state] ?? null;
 const scaleOf = ({ kind, low, high, log, values }) => kind === "choice" ? categories(values) : scale([low, high], log);
 
-export function studyView(study) {
+/**
+ * The elements of the view. `reasonOf(number)` promises why a trial was suggested; `selection` has the selected trial
+ * and the order of the table, from one view of a study to the next.
+ */
+export function studyView(study, reasonOf, selection = {}) {
   const results = study.trials.map(resultOf).filter(Number.isFinite).sort((a, b) => a - b);
   // A diverged trial would flatten all others: the highest tenth is drawn on the edge.
   const highest = results[Math.floor(0.9 * (results.length - 1))];
   const clipped = (trial) => (resultOf(trial) === null ? null : Math.min(resultOf(trial), highest));
   const details = h("div", { id: "trial" });
-  const [parallel, mark] = parallelCoordinates(study, clipped, (number) => show(number));
-  const trials = trialTable(study, (number) => show(number));
-  function show(number) {
-    const trial = study.trials.find((trial) => trial.number === number);
+  const [parallel, mark] = parallelCoordinates(study, clipped, choose);
+  const trials = trialTable(study, choose, selection);
+  function choose(number) {
+    const trial = study.trials.find((trial) => trial.number === number) ?? study.trials[0];
+    selection.number = trial.number;
     mark(trial);
-    details.replaceChildren(...trialDetails(study, trial));
+    details.replaceChildren(...trialDetails(study, trial, reasonOf));
   }
-  show(study.best ?? study.trials[0].number);
+  choose(selection.number ?? study.best ?? 0);
   const importance = h("ul", { id: "importance" }, ...probabilityItems(Object.entries(study.importance)));
+  const share = "Importance: the share of each parameter in the variation that the Gaussian process predicts";
   return [
-    h("div", { class: "columns" }, history(study, clipped), h("div", {}, "Importance of the parameters", importance)),
-    h("h3", {}, "All trials: the lower the value, the bluer; thick: the best, dashed: the selected one"), parallel,
-    h("h3", {}, "Trials: in brackets the lowest value of a stopped one"), ...trials, details,
+    h("p", { id: "best" }, ...describeBest(study)),
+    h("div", { class: "columns" }, history(study, clipped, highest), h("div", {}, share, importance)),
+    h("h3", {}, "All trials, a line each"),
+    h("small", {}, "The lower the value, the bluer. Thick: the best trial; dashed: the selected one."), parallel,
+    h("h3", {}, "Trials"), h("small", {}, "Select a row to see why the trial was chosen. In brackets: the lowest value " +
+      "of a trial that was stopped early, since it was not expected to come near the best."), ...trials, details,
   ];
 }
 
-function history({ trials, value_name }, clipped) {
+/** The best trial, and how it differs from trial 0, which has the defaults. */
+function describeBest({ trials, best, value_name }) {
+  const [defaults, winner] = [trials[0], trials.find(({ number }) => number === best)];
+  if (!winner) return [];
+  const names = [...new Set([...Object.keys(defaults.config), ...Object.keys(winner.config)])];
+  const changes = names.filter((name) => defaults.config[name] !== winner.config[name])
+    .map((name) => `${name} ${format(defaults.config[name]) || "-"} → ${format(winner.config[name]) || "-"}`);
+  const text = `Best: trial ${best}, ${value_name} ${format(winner.value)}`;
+  if (!changes.length) return [`${text}, the defaults`];
+  return [`${text}; trial 0, the defaults: ${format(defaults.value)}; changed: ${changes.join(", ")}`];
+}
+
+function history({ trials, value_name }, clipped, highest) {
   let lowest = null;
   const best = trials.map((trial) => {
     if (trial.state === "done") lowest = Math.min(lowest ?? clipped(trial), clipped(trial));
     return [trial.number, lowest];
   });
   const dots = trials.map((trial) => [trial.number, clipped(trial)]);
-  return chart(`${value_name} by trial, the best so far as a line, the highest tenth on the upper edge`,
+  return chart(`${value_name} by trial; line: the best so far; above ${format(highest)}: on the upper edge`,
     [{ points: dots, joiner: "h0M", stroke: BLUE, "stroke-width": 4 }, { points: best, stroke: ORANGE }]);
 }
 
@@ -69,12 +90,12 @@ function parallelCoordinates({ parameters, trials, best, value_name }, clipped, 
 }
 
 /** A table that sorts by any column; clicking or focusing a row, or arrow keys, choose its trial. */
-function trialTable({ trials, parameters }, choose) {
+function trialTable({ trials, parameters }, choose, selection) {
   const fields = [(trial) => trial.number, (trial) => trial.state, resultOf, (trial) => trial.seconds,
     ...Object.keys(parameters).map((name) => (trial) => trial.config[name])];
   const names = ["trial", "state", "value", "seconds", ...Object.keys(parameters)];
   const buttons = names.map((name, column) => h("button", { onclick: () => sort(column) }, name));
-  const element = table({ id: "trials" }, buttons, []);
+  const element = table({ id: "trials", role: "grid" }, buttons, []);
   const [headers, body] = [[...element.querySelectorAll("th")], element.tBodies[0]];
   const more = h("button", { id: "more", onclick: () => addRows() }, `Show ${PAGE} more`);
   let order = trials;
@@ -84,14 +105,14 @@ function trialTable({ trials, parameters }, choose) {
       const cells = fields.map((read) => format(read(trial)));
       if (trial.state === "stopped") cells[2] = `(${cells[2]})`;
       const data = { id: `trial-${trial.number}`, "data-number": trial.number };
-      return tableRow("td", cells, { ...data, tabindex: -1, "aria-selected": false });
+      return tableRow("td", cells, { ...data, tabindex: -1, "aria-selected": trial.number === selection.number });
     }));
     more.hidden = start + PAGE >= order.length;
   }
-  function sort(column) {
-    const direction = headers[column].ariaSort === "ascending" ? -1 : 1;
+  function sort(column, direction = headers[column].ariaSort === "ascending" ? -1 : 1) {
     for (const header of headers) header.ariaSort = "none";
     headers[column].ariaSort = direction === 1 ? "ascending" : "descending";
+    Object.assign(selection, { column, direction });
     const read = fields[column];
     const isMissing = (trial) => (read(trial) ?? null) === null; // last in both directions
     const compare = (a, b) => direction * ((a > b) - (a < b));
@@ -99,36 +120,42 @@ function trialTable({ trials, parameters }, choose) {
     body.replaceChildren();
     addRows();
   }
-  sort(0);
-  selectable(element, 1, () => [...body.children], (row) => choose(Number(row.dataset.number)));
+  sort(selection.column ?? 0, selection.direction ?? 1);
+  const steps = { ArrowUp: -1, ArrowDown: 1 }; // the others scroll
+  selectable(element, steps, () => [...body.children], (row) => choose(Number(row.dataset.number)));
   return [element, more];
 }
 
-function trialDetails(study, trial) {
-  const curve = chart(`${study.value_name} by step`, [{ points: trial.curve, stroke: BLUE }]);
+function trialDetails(study, trial, reasonOf) {
+  const curve = chart(`${study.value_name} by evaluation`, [{ points: trial.curve, stroke: BLUE }]);
   const settings = Object.entries(trial.config).map(([name, value]) => [name, format(value)]);
+  const why = h("div", { id: "why" });
+  const show = (reason) => why.replaceChildren(...reasonElements(study, trial, reason));
+  reasonOf(trial.number).then(show, ({ message }) => why.replaceChildren(message));
   return [
     h("h3", {}, `Trial ${trial.number}: ${trial.state}`), h("p", { class: "text" }, trial.error),
     h("div", { class: "columns" }, ...(trial.curve.length ? [curve] : []), table({}, ["setting", "value"], settings)),
-    h("h3", {}, "Why this trial"), h("div", { id: "why" }, ...reasons(study, trial)),
+    h("h3", {}, "Why this trial"), why,
   ];
 }
 
-function reasons({ why, first, parameters, value_name }, { number, config }) {
-  if (!why[number]) return [number < first ? "given, not suggested" : "not recomputed"];
-  const { informed_by, slices } = why[number];
-  const charts = Object.entries(slices).map(([name, { x, mean, low, high, acquisition }]) => {
+function reasonElements({ parameters, value_name }, { config }, { note, informed_by, slices }) {
+  if (note) return [note];
+  const charts = Object.entries(slices).map(([name, { x, median, low, high, acquisition }]) => {
     const along = (values) => x.map((value, i) => [value, values[i]]);
-    const [bottom, top, share] = [Math.min(...low), Math.max(...high), scale(acquisition).at];
+    const { at: share } = scale(acquisition);
+    const [bottom, , top] = scale([...low, ...high]).ticks;
     const gains = acquisition.map((gain) => bottom + (top - bottom) * share(gain)); // from the lower edge to the upper
     return chart(name, [
       { points: [...along(low), ...along(high).reverse()], fill: BLUE, "fill-opacity": 0.2 },
-      { points: along(mean), stroke: BLUE },
+      { points: along(median), stroke: BLUE },
       { points: along(gains), stroke: GREEN, "stroke-dasharray": "5 4" },
       { points: [[config[name], bottom], [config[name], top]], stroke: ORANGE },
     ], scaleOf(parameters[name]));
   });
-  const legend = `Expected ${value_name} with uncertainty (blue), acquisition (green, own scale), this trial (orange)`;
+  const legend = `Each chart varies one parameter; the others are those of this trial. Blue: the ${value_name} that ` +
+    "earlier trials predict (Gaussian process: median and 95 % interval). Green, on its own scale: how promising it is " +
+    "(acquisition: log expected improvement, with a preference for the neighborhood of the best). Orange: this trial.";
   return [h("p", {}, legend), h("div", { class: "columns" }, ...charts), h("details", {},
     h("summary", {}, `Informed by ${formatCount(informed_by.length, "trial")}`), informed_by.join(", "))];
 }

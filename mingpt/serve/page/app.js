@@ -36,6 +36,7 @@ function route(models) {
   stop();
   page.model = model;
   byId("model").value = model.id;
+  byId("explain").search = new URLSearchParams({ model: model.id });
   byId("about").textContent = describe(model);
   for (const id of ["output", "alternatives", "value", "bars"]) byId(id).replaceChildren();
   if (model.task === "chat") openChat();
@@ -56,6 +57,7 @@ document.addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
 
 run(async () => {
   const { data } = await requestJson("/v1/models");
+  if (!data.length) return location.replace("/explain"); // runs or studies only
   byId("model").append(...data.map(({ id }) => h("option", {}, id)));
   route(data);
   window.addEventListener("hashchange", () => route(data));
