@@ -97,7 +97,7 @@ class DataSettings(Settings):
     tokenizer: TokenizerName | None = setting(
         None,
         "characters, bytes, GPT-2's byte-level BPE, or a byte-level BPE learned from the data",
-        follows="task: char for text, else bpe",
+        follows="data: char for a text of under 500,000 characters or over 500 different ones, else bpe",
     )
     vocab_size: int | None = setting(
         None, "vocabulary size of --tokenizer bpe", follows="task: 1024 for text, else 4096", ge=257

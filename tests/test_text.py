@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from conftest import TEXT
 
+from mingpt.cli import parse
+from mingpt.config import TrainConfig
 from mingpt.data import sources, text
 from mingpt.data.examples import Data
 from mingpt.data.text import Windows, load_text
 from mingpt.data.tokenizer import TOKENIZERS, Tokenizer
+from mingpt.resolve import resolve
+from mingpt.run import read_facts
 
 MIXED = "naïve 中文字,没有空格。 🎉🎉\r\n\n  it's   10,000\t\t!! \n\n\nend  \x1c?\x1c <|endoftext|>" * 3
 
@@ -55,6 +59,24 @@ def test_there_is_an_end_of_text_token_between_documents(write):
     assert decode(load_text(write("".join(contents)), bpe)) == "".join(contents)
     assert decode(load_text(write(*contents), bpe)) == eos.join(contents)
     assert decode(load_text(write(*contents), "char")) == "".join(contents)  # which has no such token
+
+
+def test_a_long_text_in_an_alphabet_is_cut_into_bpe_tokens_by_default(write, monkeypatch):
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 600)))
+
+    def kind(content: str, *flags: str) -> str:
+        asked = parse(TrainConfig, ["--data", write(content), *flags], "", "")
+        data, facts = read_facts(asked)
+        config = resolve(asked, facts)
+        assert config.tokenizer == data.tokenizer.kind
+        assert (config.vocab_size is None) == (config.tokenizer == "char")
+        return data.tokenizer.kind
+
+    assert kind(TEXT) == kind(TEXT[:-1]) == "char"
+    monkeypatch.setattr(text, "LONG", len(TEXT))
+    assert kind(TEXT) == "bpe" and kind(TEXT[:-1]) == "char"
+    assert kind(TEXT + many) == "char" and kind(TEXT, "--tokenizer", "char") == "char"
+    assert kind(TEXT[:-1], "--vocab_size", "300") == "bpe"  # characters have no vocab_size
 
 
 def test_merges_are_learned_from_the_training_part_alone(write):

@@ -22,13 +22,21 @@ from mingpt.errors import UserError
 
 EVALUATION_TOKENS = 1 << 18  # a larger validation part is evaluated on a sample of about so many
 MIN_CHARACTERS = 20
+# From so many characters on, and with at most so many different ones, tokens of several characters (BPE) learn more in
+# the same time; a shorter text repeats before that matters (tests/benchmarks/LOG.md).
+LONG, ALPHABET = 500_000, 500
 
 
-def load_text(data: str, tokenizer: Tokenizer | str, vocab_size: int | None = None) -> Data:
-    """`--data DATA` as token ids of a tokenizer, or of a new one of that name, learned from the training part."""
+def load_text(data: str, tokenizer: Tokenizer | str | None, vocab_size: int | None = None) -> Data:
+    """`--data DATA` as token ids of a tokenizer, or of a new one of that name, learned from the training part.
+
+    Without a tokenizer, of the one that suits the text.
+    """
     name, documents = find_documents(data)
     corpus = Corpus(documents)
+    tokenizer, defaults = tokenizer or default_tokenizer(corpus), {}
     if isinstance(tokenizer, str):
+        defaults = {"tokenizer": tokenizer}
         tokenizer = learn_tokenizer(corpus, tokenizer, vocab_size)
     try:
         train, validation = (tokenize(corpus, tokenizer, part) for part in corpus.bounds)
@@ -36,7 +44,12 @@ def load_text(data: str, tokenizer: Tokenizer | str, vocab_size: int | None = No
         raise UserError(f"--data {data}: {error}") from None
     if len(validation) < 2:
         raise UserError(f"--data {data}: is too short ({len(train) + len(validation)} tokens)")
-    return Data(name, corpus.sha256, tokenizer, train, validation, tokens=len(train))
+    return Data(name, corpus.sha256, tokenizer, train, validation, tokens=len(train), defaults=defaults)
+
+
+def default_tokenizer(corpus: Corpus) -> str:
+    """bpe for a long text in an alphabet, else char."""
+    return "bpe" if corpus.length >= LONG and len(corpus.characters) <= ALPHABET else "char"
 
 
 def learn_tokenizer(corpus: Corpus, name: str, vocab_size: int | None) -> Tokenizer:
@@ -55,12 +68,21 @@ class Corpus:
         """Reads all of it once. Raises UserError where it is too short."""
         self.documents = documents
         self.sha256 = files.sha256(*documents)
-        self.lengths = [sum(map(len, read_chunks(document))) for document in documents]
-        total = sum(self.lengths)
-        if total < MIN_CHARACTERS:
-            raise UserError(f"--data {documents[0]}: has {total} characters; at least {MIN_CHARACTERS} are needed")
-        cut = total * 9 // 10
-        self.bounds = {"train": (0, cut), "validation": (cut, total)}
+        self.lengths: list[int] = []
+        self.characters: set[str] = set()
+        for document in documents:
+            length = 0
+            for chunk in read_chunks(document):
+                length += len(chunk)
+                self.characters.update(chunk)
+            self.lengths.append(length)
+        self.length = sum(self.lengths)
+        if self.length < MIN_CHARACTERS:
+            raise UserError(
+                f"--data {documents[0]}: has {self.length} characters; at least {MIN_CHARACTERS} are needed"
+            )
+        cut = self.length * 9 // 10
+        self.bounds = {"train": (0, cut), "validation": (cut, self.length)}
 
     def texts(self, part: str) -> Iterator[Iterator[str]]:
         """Each document's text in a part ("train" or "validation"), in pieces cut between words."""

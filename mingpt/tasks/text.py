@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ from mingpt.losses import LOSSES
 from mingpt.model import GPT
 from mingpt.tasks.base import Task, default_of, language_metrics, to_tensors
 
-SAMPLE_TOKENS, TEMPERATURE = 300, 0.8
+SAMPLE_TOKENS, REPORT_TOKENS, TEMPERATURE = 100, 300, 0.8
 PROMPT = "The "  # of the sample, where the text is English
 PROMPT_SEARCH = 20_000  # tokens, in which the prompt must occur
 
@@ -26,14 +27,14 @@ class TextTask(Task):
     """Predict the next token of a text."""
 
     losses, uses = ("cross_entropy",), ("label_smoothing",)
-    defaults: ClassVar = dict(data="pydoc", tokenizer="char", vocab_size=1024)
+    defaults: ClassVar = dict(data="pydoc", tokenizer="char", vocab_size=1024)  # of a long text bpe: see load_text
     max_iters = 3500
     muon_weight_decay = 0.1  # ten epochs of the manual overfit without it (tests/benchmarks/LOG.md)
     metric, higher_is_better = "bits_per_byte", False
 
     @classmethod
     def read(cls, asked: Training, tokenizer: Tokenizer | None) -> Data:
-        tokenizer = tokenizer or default_of(cls.defaults, asked, "tokenizer")
+        tokenizer = tokenizer or asked.tokenizer or ("bpe" if asked.vocab_size else None)
         return load_text(
             default_of(cls.defaults, asked, "data"), tokenizer, default_of(cls.defaults, asked, "vocab_size")
         )
@@ -69,15 +70,22 @@ class TextTask(Task):
         batches = self.windows.validation_batches(self.micro_batch_size)
         return language_metrics(batches, predict, self.criterion, self.tokenizer.byte_lengths)
 
-    def report(self, model: GPT, folder: Path) -> list[str]:
-        """A sample of generated text."""
+    @functools.cached_property
+    def prompt(self) -> str:
+        beginning = self.tokenizer.decode(self.data.train[:PROMPT_SEARCH].tolist())
+        return PROMPT if PROMPT in beginning else ""
+
+    def sample(self, model: GPT, tokens: int = SAMPLE_TOKENS) -> str:
+        """A continuation of the prompt, the same for the same weights."""
         from mingpt.generation.streaming import Completion, complete, encode_prompt
 
-        beginning = self.tokenizer.decode(self.data.train[:PROMPT_SEARCH].tolist())
-        prompt = PROMPT if PROMPT in beginning else ""
-        ids, sample = encode_prompt(self.tokenizer, prompt), Completion(self.tokenizer)
-        text = complete(model, ids, sample, SAMPLE_TOKENS, seed=self.config.seed, temperature=TEMPERATURE)
-        lines = [f"    {line}" for line in (prompt + "".join(text)).strip().splitlines()]
-        option = f' --prompt "{prompt}"' if prompt else ""
+        ids = encode_prompt(self.tokenizer, self.prompt)
+        options = {"seed": self.config.seed, "temperature": TEMPERATURE}
+        return self.prompt + "".join(complete(model, ids, Completion(self.tokenizer), tokens, **options))
+
+    def report(self, model: GPT, folder: Path) -> list[str]:
+        """A sample of generated text."""
+        lines = [f"    {line}" for line in self.sample(model, REPORT_TOKENS).strip().splitlines()]
+        option = f' --prompt "{self.prompt}"' if self.prompt else ""
         command = f"generate      python -m mingpt.generate {shlex.quote(str(folder))}{option}"
         return ["a sample of generated text", "", *lines, command]
