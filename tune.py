@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import shlex
 import sys
@@ -57,8 +56,10 @@ def main(argv: list[str]) -> int:
         if not is_new:
             asked = merge(typed, journal)
             plan = prepare(asked)
-            if journal.attributes["data_sha256"] != plan.data_sha256:
-                raise UserError(f"--data {plan.base.data}: is not the data that the study in {folder} began with")
+            for name, hash_ in plan.hashes.items():
+                if journal.attributes.get(name, hash_) != hash_:  # a study of an earlier version has one of them
+                    flag = name.removesuffix("_sha256")
+                    raise UserError(f"--{flag} {plan.shared[flag]}: is not what the study in {folder} began with")
             for name, value in plan.attributes(asked).items():
                 journal.set_attribute(name, value)
         return run_study(asked, plan, journal)
@@ -97,14 +98,14 @@ class Plan:
     first: list[dict[str, Any]]  # configurations
     minutes: float | None
     description: str  # of the data
-    data_sha256: str
+    hashes: dict[str, str]  # of the data, and of the model of --init_from
 
     def attributes(self, asked: TuneConfig) -> dict[str, Any]:
         """What the journal says of the study."""
         recorded = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_RECORDED}
         places = {name: self.shared[name] for name in ("data", "init_from") if name in self.shared}
-        study = {"data_sha256": self.data_sha256, "space": self.space.as_text(), "first": len(self.first)}
-        return {"asked": recorded | places, **study}
+        study = {"space": self.space.as_text(), "first": len(self.first)}
+        return {"asked": recorded | places, **self.hashes, **study}
 
 
 def prepare(asked: TuneConfig) -> Plan:
@@ -114,14 +115,15 @@ def prepare(asked: TuneConfig) -> Plan:
     from mingpt.resolve import resolve
     from mingpt.tuning.strategies import STRATEGIES
 
-    if asked.dask and not importlib.util.find_spec("distributed"):
-        raise UserError(f'--dask {asked.dask}: needs Dask; install it with pip install -e ".[dask]"')
     space = objective.parse_space(asked.search, asked.init_from) if asked.search else None
     data, facts = run.read_facts(asked)
     given = {name: value for name, value in asked.given().items() if name in Training.model_fields and name != "config"}
     shared = given | {"data": absolute(resolve(TrainConfig(**given), facts).data)}
+    hashes = {"data_sha256": data.sha256}
     if asked.init_from:
-        shared["init_from"] = str(pretrained.locate(asked.init_from).resolve())
+        base_folder = pretrained.locate(asked.init_from)
+        shared["init_from"] = str(base_folder.resolve())
+        hashes["init_from_sha256"] = run.hash_weights(base_folder)
     if not asked.dask:
         shared["threads"] = asked.threads or default_threads(asked.workers)
     base = resolve(TrainConfig(**shared), facts)
@@ -133,7 +135,7 @@ def prepare(asked: TuneConfig) -> Plan:
     is_grid = asked.strategy == "grid"
     minutes = asked.minutes or (None if is_grid or asked.trials else MINUTES)
     description = run.load_task(asked.task)(base, data).describe()
-    return Plan(shared, facts, base, space, first[:1] if is_grid else first, minutes, description, data.sha256)
+    return Plan(shared, facts, base, space, first[:1] if is_grid else first, minutes, description, hashes)
 
 
 def begin(asked: TuneConfig, plan: Plan) -> Journal:
@@ -170,7 +172,9 @@ def run_study(asked: TuneConfig, plan: Plan, journal: Journal) -> int:
         result = None
         if not stop.is_set:
             print("\ntraining the best settings and the defaults with new seeds", flush=True)
-            result = confirm(study, repeated, budget.seeds, executor_of(asked, 1), lambda: stop.is_set)
+            print_line = partial(print, flush=True)
+            start_executor = executor_of(asked, 1)
+            result = confirm(study, repeated, budget.seeds, start_executor, lambda: stop.is_set, print_line)
         budget.save()
     if result is None:
         print(f"resume        python tune.py --study {shlex.quote(str(folder))}")
@@ -219,25 +223,30 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
     require_defaults(study)
     table = Table(study.space, "objective")
     print(f"\n{table.header}", flush=True)
-    for trial in study.trials:
-        if trial.state != "running":
-            print(table.line(trial), flush=True)
+
+    def clean_up(trials: list[Trial]) -> None:
+        best = best_trials(study.trials, CANDIDATES)
+        for trial in trials:
+            needs_model = trial.number == 0 or trial in best
+            objective.remove(trial, "state.pt", *([] if needs_model else ["model.safetensors"]))
 
     def on_end(trial: Trial) -> None:
         budget.save()
         tqdm.write(table.line(trial))
         sys.stdout.flush()
         require_defaults(study)
-        objective.remove(trial, "state.pt")
-        for other in {t.number: t for t in [trial, *best_trials(study.trials, CANDIDATES + 1)]}.values():
-            if other.number and other not in best_trials(study.trials, CANDIDATES):
-                objective.remove(other, "model.safetensors")
+        clean_up([trial, *best_trials(study.trials, CANDIDATES + 1)])
 
     def may_start() -> bool:
-        return len(study.trials) < 2 or budget.may_start()  # however short the time, something is compared
+        number = len(study.trials)  # however short the time, two are compared
+        return number < (asked.trials or math.inf) and (number < 2 or budget.may_start())
 
-    start_executor = executor_of(asked, asked.workers)
-    run_trials(study, objective, start_executor, asked.workers, may_start, should_stop, asked.trials, on_end)
+    ended = [trial for trial in study.trials if trial.state != "running"]
+    for trial in ended:
+        print(table.line(trial), flush=True)
+    clean_up(ended)  # an earlier process may have been killed before it could
+
+    run_trials(study, objective, executor_of(asked, asked.workers), asked.workers, may_start, should_stop, on_end)
 
 
 def require_defaults(study: Study) -> None:
@@ -256,8 +265,9 @@ def print_report(study: Study, objective: Objective, plan: Plan, budget: Budget,
     for trial in output.best_trials(study.trials, 5):
         print(table.line(trial))
     files.write_json(folder / "best.json", best_settings(result.winner, plan, budget))
-    print("", *result.lines(), sep="\n")
-    print(f"importance    {output.importance_line(output.importance(study.space, study.in_space))}")
+    print(f"\nresult        {result.line()}")
+    shares = output.importance(study.space, study.in_space).items()
+    print(f"importance    {', '.join(f'{name} {share:.0%}' for name, share in shares) or 'unknown'}")
     print(f"plot          {plot_study(study.space, study.trials, folder / 'study.png', 'objective')}")
     print(f"model         {folder / 'trials' / objective.run_folder(result.winner.number).name}")
     holds = "the defaults"

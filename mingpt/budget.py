@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from types import SimpleNamespace
 
 import torch
 
@@ -30,7 +30,7 @@ EVALUATIONS = 8  # E, of a trial
 # many as take a second; the fastest of three rounds counts, the one that other programs disturbed least.
 WARM_UP, UPDATES, MAX_SECONDS, ROUNDS = 2, 16, 1.0, 3
 # Settings that do not change the time of an update.
-SAME_TIME = OptimizerSettings.model_fields.keys() - {"optimizer"}
+SAME_TIME = OptimizerSettings.model_fields.keys() - {"optimizer", "grad_clip"}
 SAME_TIME |= {"seed", "label_smoothing", "max_iters", "eval_interval", "patience"}
 
 MINUTES = 15  # the default budget of a study
@@ -58,30 +58,25 @@ class Timer:
 
     def time_updates(self, count: int = UPDATES) -> float:
         """Seconds per update."""
-        start, updates = time.perf_counter(), 0
+        start, first, folder = time.perf_counter(), self.state.progress.step, SimpleNamespace(save_state=lambda _: None)
+
+        def updates() -> int:
+            return self.state.progress.step - first
 
         def should_stop() -> bool:
-            nonlocal updates
-            updates += 1
-            return updates == count or time.perf_counter() - start > MAX_SECONDS
+            return updates() == count or time.perf_counter() - start > MAX_SECONDS
 
-        for _ in trainer.train(self.config, self.task, NoFolder(), self.state, should_stop):
+        for _ in trainer.train(self.config, self.task, folder, self.state, should_stop):
             pass
-        return (time.perf_counter() - start) / updates
+        return (time.perf_counter() - start) / updates()
 
     def time_evaluation(self) -> float:
         """Seconds."""
         start = time.perf_counter()
         with torch.no_grad():
             self.task.evaluate(self.state.averaged)
+            self.task.sample(self.state.averaged)
         return time.perf_counter() - start
-
-
-class NoFolder:
-    """In place of a run's folder: saves nothing."""
-
-    def save_state(self, state: dict[str, Any]) -> None:
-        pass
 
 
 def time_in_turn(*asked: TrainConfig) -> list[tuple[float, float]]:

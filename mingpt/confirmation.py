@@ -25,8 +25,6 @@ import numpy as np
 from mingpt.objective import Objective, settings_to_repeat
 from mingpt.tuning.loop import StartExecutor, run_trials
 from mingpt.tuning.output import best_trials
-from mingpt.tuning.parameters import Choice
-from mingpt.tuning.space import Space
 from mingpt.tuning.study import Study
 from mingpt.tuning.trial import Trial
 
@@ -65,53 +63,52 @@ class Confirmation:
         mean, margin = self.gain
         return self.best if mean - margin > 0 else self.defaults
 
-    def lines(self) -> list[str]:
+    def line(self) -> str:
         """What came of it, for the terminal."""
         if not self.best_again:
-            return ["result        no trial is expected to be better than the defaults"]
-        lines = []
-        for name, trials in (("defaults", self.defaults_again), (f"trial {self.best.number}", self.best_again)):
-            values = " ".join(f"{trial.value:.4f}" for trial in trials)
-            seconds = statistics.fmean(trial.attributes.get("seconds", math.nan) for trial in trials)
-            lines.append(f"{name:<14}{values} with new seeds, {seconds:.1f} s each")
+            return "no trial is expected to be better than the defaults"
         if self.failed:
-            return [*lines, f"result        a run with a new seed failed ({self.failed.attributes['error']})"]
+            return f"a run with a new seed failed ({self.failed.attributes['error']})"
         mean, margin = self.gain
         reference = statistics.fmean(trial.value for trial in self.defaults_again)
         percent = f" or {100 * abs(mean) / reference:.1f} %" if reference > 0 else ""
         gain = f"{abs(mean):.4f}{percent} {'lower' if mean > 0 else 'higher'} than the defaults"
         gain += f" (90 % interval of the gain: {mean - margin:.4f} to {mean + margin:.4f})"
-        if self.winner is self.best:
-            return [*lines, f"result        trial {self.best.number} is {gain}"]
-        return [*lines, f"result        no gain is confirmed: trial {self.best.number} is {gain}"]
+        unconfirmed = "" if self.winner is self.best else "no gain is confirmed: "
+        return f"{unconfirmed}trial {self.best.number} is {gain}"
 
 
 def confirm(
-    study: Study, objective: Objective, seeds: int, start_executor: StartExecutor, should_stop: Callable[[], bool]
+    study: Study,
+    objective: Objective,
+    seeds: int,
+    start_executor: StartExecutor,
+    should_stop: Callable[[], bool],
+    on_end: Callable[[str], None],
 ) -> Confirmation | None:
     """Train the best settings and the defaults again; None where it is interrupted.
 
-    The finished runs of an interrupted confirmation are not repeated.
+    The finished runs of an interrupted confirmation are not repeated. on_end(line) is called after each run.
     """
     defaults, best = study.trials[0], choose(study)
     rho = 0.0 if objective.facts.examples is None else RHO
     if best is defaults:
         return Confirmation(defaults, best, [], [], rho)
     new_seeds = [(objective.shared.get("seed", 0) + 1 + i) % 2**31 for i in range(seeds)]
-    pairs = Space({"seed": Choice(*new_seeds), "trial": Choice(0, best.number)})
-    configs = {trial.number: settings_to_repeat(trial) for trial in (defaults, best)}
-    folder = objective.folder.parent / "confirmation" / f"{best.number:04}"
-    repeated = replace(objective, folder=folder, configs=configs)
-    again = Study(pairs, "grid")  # kept in the folders of its runs alone
+    configs = [settings_to_repeat(trial) | {"seed": seed} for seed in new_seeds for trial in (defaults, best)]
+    repeated = replace(objective, folder=objective.folder.parent / "confirmation" / f"{best.number:04}")
+    again = Study(study.space, "random", first=configs)  # kept in the folders of its runs alone
 
-    def on_end(trial: Trial) -> None:
+    def on_run_end(trial: Trial) -> None:
         repeated.remove(trial, "state.pt", "model.safetensors")
+        name = f"trial {best.number}" if trial.number % 2 else "defaults"
+        seconds = trial.attributes.get("seconds", math.nan)
+        on_end(f"{name:<14}seed {trial.config['seed']}: {trial.value:.4f}, {seconds:.1f} s")
 
-    run_trials(again, repeated, start_executor, 1, should_stop=should_stop, on_end=on_end)
+    run_trials(again, repeated, start_executor, 1, lambda: len(again.trials) < len(configs), should_stop, on_run_end)
     if should_stop():
         return None
-    defaults_again, best_again = ([t for t in again.trials if t.config["trial"] == number] for number in configs)
-    return Confirmation(defaults, best, defaults_again, best_again, rho)
+    return Confirmation(defaults, best, again.trials[::2], again.trials[1::2], rho)
 
 
 def choose(study: Study) -> Trial:

@@ -11,7 +11,6 @@ With budget.py and confirmation.py the only files that know both training and tu
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Collection, Mapping
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mingpt import files
+from mingpt import files, run, trainer
 from mingpt.budget import EVALUATIONS, equal_updates
+from mingpt.checkpoint import read_metrics
 from mingpt.config import Architecture, TrainConfig, Training
 from mingpt.errors import UserError
 from mingpt.resolve import FREE_IN_FINE_TUNING, Facts, resolve
@@ -29,7 +29,8 @@ from mingpt.tuning.parameters import Choice, Float, Int, Parameter, parse_parame
 from mingpt.tuning.space import Space
 from mingpt.tuning.trial import Curve, Trial
 
-NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from", "data", "task", "max_iters", "eval_interval")
+NOT_SEARCHED = ("seed", "config", "threads", "device", "init_from", "data", "task", "max_iters")
+NOT_SEARCHED += ("eval_interval", "patience")  # every trial has the same
 # What the model of --init_from brings with it.
 FROM_BASE = Architecture.model_fields.keys() - {*FREE_IN_FINE_TUNING, "block_size"} | {"tokenizer", "vocab_size"}
 
@@ -79,13 +80,16 @@ def default_space(base: TrainConfig, facts: Facts, given: Collection[str]) -> Sp
     rate = base.learning_rate
     ends = (float(f"{rate * factor:.2g}") for factor in (0.2, 5))
     parameters: dict[str, Parameter] = {"learning_rate": Float(*ends, log=True)}
-    batches = {8, 16, 32, base.batch_size}
     if facts.base is not None:  # its architecture is fixed
-        parameters |= {"batch_size": Choice(4, *batches - {32}), "dropout": Float(0.0, 0.3)}
+        parameters |= {"batch_size": Choice(*{4, 8, 16, base.batch_size}), "dropout": Float(0.0, 0.3)}
     else:
         widths = {width for width in (64, 96, 128, 160) if width % base.n_head == 0} | {base.n_embd}
         layers = Int(min(1, base.n_layer), max(4, base.n_layer))
-        parameters |= {"n_layer": layers, "n_embd": Choice(*widths), "batch_size": Choice(*batches)}
+        parameters |= {
+            "n_layer": layers,
+            "n_embd": Choice(*widths),
+            "batch_size": Choice(*{8, 16, 32, base.batch_size}),
+        }
         # dialogues and rows have a length of their own, and are few
         is_text = facts.examples is None
         parameters |= {"block_size": Choice(*{32, 64, 128, base.block_size})} if is_text else {"dropout": Float(0, 0.5)}
@@ -131,36 +135,31 @@ class Objective:
     shared   what all trials have in common, as asked for
     facts    what the data and the machine say, and the task, whose metric is minimized
     folder   of the trials
-    updates  of a run with the defaults; every trial gets the same time
-    configs  of a confirmation: the settings that a trial names by number
+    updates  of a run with the defaults; every trial without max_iters gets the same time
     """
 
     shared: Mapping[str, Any]
     facts: Facts
     folder: Path
     updates: int
-    configs: Mapping[int, Mapping[str, Any]] | None = None
 
     def settings_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a trial's run as asked for, with the number of updates that equal time allows."""
-        if self.configs is not None:
-            settings = {**self.shared, **self.configs[config["trial"]], "seed": config["seed"]}
-        else:
-            settings = {**self.shared, **config}
+        settings = {**self.shared, **config}
+        if "max_iters" not in config:  # of a confirmation it has
             asked = (TrainConfig(**each) for each in (self.shared, settings))
             settings["max_iters"] = equal_updates(*asked, self.facts, self.updates)
         # all evaluations, at the same share of each run
         return settings | {"eval_interval": settings["max_iters"] // EVALUATIONS, "patience": 0}
 
     def __call__(self, number: int, config: dict[str, Any]) -> bool:
-        from mingpt import run, trainer
-
-        if len(self.metrics(number)) == EVALUATIONS:  # the process was killed before it returned
-            return True
         folder = self.run_folder(number)
+        if len(read_metrics(folder)) == EVALUATIONS:  # the process was killed before it returned
+            return True
         wait_until_free(folder)
         if (folder / "train.json").exists():
-            current = run.resume(TrainConfig(out_dir=str(folder), resume=True, data=self.shared["data"]))
+            places = {name: self.shared[name] for name in ("data", "init_from") if name in self.shared}
+            current = run.resume(TrainConfig(out_dir=str(folder), resume=True, **places))
         else:
             settings = self.settings_of(config)
             shutil.rmtree(folder)  # what is left of a process that was killed before it saved its settings
@@ -168,9 +167,8 @@ class Objective:
         should_stop = self.stop_file(number).exists
         training = trainer.train(current.config, current.task, current.folder, current.state, should_stop)
         with contextlib.closing(current.folder), contextlib.closing(training):
-            if not current.state.progress.is_finished(current.config):
-                for _ in training:
-                    pass
+            for _ in training:
+                pass
         return current.state.progress.is_finished(current.config)
 
     def run_folder(self, number: int) -> Path:
@@ -187,20 +185,16 @@ class Objective:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stop_file(trial.number).touch()
 
-    def metrics(self, number: int) -> list[dict[str, float]]:
-        """The evaluations of a trial's run."""
-        path = self.run_folder(number) / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
     def curve(self, trial: Trial) -> Curve:
         """The objective at each evaluation; number k of them lies at the same share of every trial's run."""
-        return list(enumerate(map(self.facts.task.objective, self.metrics(trial.number)), start=1))
+        metrics = read_metrics(self.run_folder(trial.number))
+        return list(enumerate(map(self.facts.task.objective, metrics), start=1))
 
     def attributes(self, trial: Trial) -> dict[str, Any]:
         """The updates and the seconds of the run."""
-        path = self.run_folder(trial.number) / "train.json"
+        folder = self.run_folder(trial.number)
+        path, metrics = folder / "train.json", read_metrics(folder)
         updates = {"max_iters": files.read_json(path)["max_iters"]} if path.exists() else {}
-        metrics = self.metrics(trial.number)
         return updates | {"seconds": metrics[-1]["seconds"]} if metrics else updates
 
     def remove(self, trial: Trial, *names: str) -> None:

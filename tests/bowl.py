@@ -70,7 +70,8 @@ def run_study(folder: Path, workers: int, limit: int, executor=None, strategy="r
         study = Study(SPACE, strategy, seed=1, pruner="forecast", journal=journal)
         executor = executor or partial(process_pool, workers)
         objective = Bowl(folder, **options)
-        run_trials(study, objective, executor, workers, lambda: True, should_stop or (lambda: False), limit)
+        may_start, never = lambda: len(study.trials) < limit, lambda: False
+        run_trials(study, objective, executor, workers, may_start, should_stop or never)
         return study.trials
 
 

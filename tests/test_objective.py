@@ -115,6 +115,6 @@ def test_a_search_that_makes_no_sense_is_a_line(text, words):
 def test_a_trial_is_repeated_with_the_updates_that_it_had():
     trial = Trial(3, {"n_layer": 1}, "done", 1.5, attributes={"seconds": 9.0, "max_iters": 160})
     assert settings_to_repeat(trial) == {"n_layer": 1, "max_iters": 160}
-    repeated = Objective({"dropout": 0.1}, TEXT_FACTS, None, 80, {3: settings_to_repeat(trial)})
+    repeated = Objective({"dropout": 0.1}, TEXT_FACTS, None, 80)
     expected = {"dropout": 0.1, "n_layer": 1, "max_iters": 160, "eval_interval": 20, "patience": 0, "seed": 5}
-    assert repeated.settings_of({"trial": 3, "seed": 5}) == expected
+    assert repeated.settings_of(settings_to_repeat(trial) | {"seed": 5}) == expected

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mingpt.tuning import Choice, Float, Int, Space, Trial, bayesian
-from mingpt.tuning.output import Table, format_number, format_setting, importance, importance_line, shorten
+from mingpt.tuning.output import Table, format_number, format_setting, importance, shorten
 
 ORDERED = {"learning_rate": Float(1e-5, 1, log=True), "n_layer": Int(1, 8), "n_embd": Int(16, 256, log=True)}
 CATEGORIES = {"optimizer": Choice("adamw", "sgd", "muon"), "bias": Choice(True, False)}
@@ -63,7 +63,6 @@ def test_importance_is_that_of_the_gaussian_process_by_monte_carlo():
     assert [shares[name] for name in MIXED.names] == pytest.approx(V / V.sum(), abs=0.03)
     assert importance(MIXED, [*trials, Trial(41, {"of": "another space"}, "done", 1e9)]) == shares
     assert importance(MIXED, trials_of(MIXED, bowl, 2)) == importance(MIXED, trials_of(MIXED, lambda _: 2.5, 9)) == {}
-    assert [importance_line(shares) for shares in ({}, {"b": 0.75, "a": 0.25})] == ["unknown", "b 75%, a 25%"]
 
 
 def test_the_table_is_aligned_and_its_numbers_are_short():

@@ -43,8 +43,6 @@ def test_first_configurations_come_first_and_count_only_inside_the_space():
     asked = [study.ask().config for _ in range(4)]
     assert asked == [*first, {"x": 0.75}] and study.ask() is None
     assert [trial.config for trial in study.in_space] == [{"x": 0.5}, {"x": 0.25}, {"x": 0.75}]
-    limited = Study(Space(PLANE), "random")
-    assert [limited.ask(2) is None for _ in range(3)] == [False, False, True]
 
 
 def test_a_search_that_begins_with_given_configurations_stays_near_the_best_of_them_at_first():

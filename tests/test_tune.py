@@ -176,7 +176,10 @@ def test_ctrl_c_saves_what_is_running_and_the_study_is_resumed_with_what_it_has(
     ):
         assert_refused(run_in_process("--study", "s", *flags, cwd=place, module="tune"), words)
     (place / "fox.txt").write_text(TEXT[1:], encoding="utf-8")
-    assert_refused(run_in_process("--study", "s", "--trials", 99, cwd=place, module="tune"), "is not the data")
+    assert_refused(
+        run_in_process("--study", "s", "--trials", 99, cwd=place, module="tune"),
+        "is not what the study in s began with",
+    )
     assert (place / "s" / "journal.jsonl").read_bytes() == content
 
 

@@ -57,7 +57,8 @@ class History:
             self.attributes |= line["user_attr"]
         elif op_code == CREATE_TRIAL:
             distributions = {name: json.loads(text) for name, text in line["distributions"].items()}
-            config = {name: value_of(distributions[name], value) for name, value in line["params"].items()}
+            choices = {name: each["attributes"].get("choices") for name, each in distributions.items()}
+            config = {name: choices[name][value] if choices[name] else value for name, value in line["params"].items()}
             self.trials.append(Trial(len(self.trials), config))
         elif op_code == SET_STATE:
             trial = self.trials[line["trial_id"]]
@@ -151,7 +152,7 @@ def distribution(parameter: Parameter, value: Any) -> tuple[dict[str, Any], Any]
     """
     if isinstance(parameter, Choice):
         choices = list(parameter.values) if parameter.contains(value) else [*parameter.values, value]
-        index = next(i for i, each in enumerate(choices) if each == value and type(each) is type(value))
+        index = parameter.position(value) if parameter.contains(value) else len(parameter.values)
         return {"name": "CategoricalDistribution", "attributes": {"choices": choices}}, index
     name, step = (
         ("IntDistribution", parameter.step or 1)
@@ -160,13 +161,6 @@ def distribution(parameter: Parameter, value: Any) -> tuple[dict[str, Any], Any]
     )
     ends = {"low": parameter.low, "high": parameter.value(1.0)}  # the last value, where a step does not reach `high`
     return {"name": name, "attributes": {**ends, "log": parameter.log, "step": step}}, value
-
-
-def value_of(distribution: dict[str, Any], value: Any) -> Any:
-    """The value of a parameter as Optuna stores it."""
-    if distribution["name"] == "CategoricalDistribution":
-        return distribution["attributes"]["choices"][value]
-    return int(value) if distribution["name"] == "IntDistribution" else float(value)
 
 
 def now() -> str:

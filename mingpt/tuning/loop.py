@@ -45,40 +45,40 @@ def run_trials(
     workers: int,
     may_start: Callable[[], bool] = lambda: True,
     should_stop: Callable[[], bool] = lambda: False,
-    limit: int | None = None,
     on_end: Callable[[Trial], None] = lambda trial: None,
 ) -> None:
-    """Run the trials that an earlier process left unfinished, then new ones while `may_start()`, up to `limit` in all.
+    """Run the trials that an earlier process left unfinished, then new ones while `may_start()`.
 
     Once should_stop(), all running trials are stopped and stay unfinished. Where a worker dies, which takes its whole
     pool with it, the pool is replaced, and the trials that ran continue one at a time: one of them may be the cause.
     A trial whose worker raises an exception has failed; an OSError, such as a full disk, is raised here instead.
     """
-    is_over = False
+    is_over, has_more = False, True
     while not is_over:
+        for trial in [trial for trial in study.trials if trial.state == "running" and study.should_prune(trial)]:
+            end_trial(study, objective, trial, "stopped", on_end)  # the process was killed before it could say so
         unfinished = [trial for trial in study.trials if trial.state == "running"]
-        for trial in unfinished:
-            if study.should_prune(trial):  # the process ended before it could say so
-                end_trial(study, objective, trial, "stopped", on_end)
-            elif deaths(trial) >= MAX_DEATHS:
-                end_trial(study, objective, trial, "failed", on_end, error=f"its process died {MAX_DEATHS} times")
-        unfinished = [trial for trial in unfinished if trial.state == "running"]
         running: dict[Future, Trial] = {}
-        pruned: set[int] = set()
         with start_executor() as executor:
             try:
                 while not is_over:
-                    while has_room(running, unfinished, workers) and not should_stop():
-                        trial = unfinished.pop(0) if unfinished else study.ask(limit) if may_start() else None
-                        if trial is None:
+                    # a trial whose worker has died runs alone
+                    room = 1 if any(map(deaths, [*running.values(), *unfinished])) else workers
+                    while len(running) < room and not should_stop():
+                        if not unfinished and has_more:
+                            new = study.ask() if may_start() else None
+                            has_more = new is not None
+                            unfinished += [new] if has_more else []
+                        if not unfinished:
                             break
+                        trial = unfinished.pop(0)
                         objective.prepare(trial)
                         running[submit(executor, objective, trial.number, trial.config)] = trial
                     is_over = not running
-                    watch(study, objective, running, pruned, should_stop, on_end)
+                    watch(study, objective, running, should_stop, on_end)
             except BrokenExecutor:
-                for trial in [] if should_stop() else running.values():  # what stops us may have ended our workers
-                    study.set_attribute(trial, "deaths", deaths(trial) + 1)
+                for trial in running.values():
+                    count_death(study, objective, trial, should_stop, on_end)
             finally:
                 for trial in running.values():  # or leaving the executor would wait until they are finished
                     objective.stop(trial)
@@ -89,17 +89,26 @@ def deaths(trial: Trial) -> int:
     return trial.attributes.get("deaths", 0)
 
 
-def has_room(running: dict[Future, Trial], unfinished: list[Trial], workers: int) -> bool:
-    """Whether another trial may start; one whose worker has died runs alone."""
-    is_alone = any(deaths(trial) for trial in [*running.values(), *unfinished[:1]])
-    return not running or (len(running) < workers and not is_alone)
+def count_death(
+    study: Study,
+    objective: Objective,
+    trial: Trial,
+    should_stop: Callable[[], bool],
+    on_end: Callable[[Trial], None],
+) -> None:
+    """The worker of a trial, or another of its pool, has died."""
+    if trial.state != "running":
+        on_end(trial)
+    elif not should_stop():  # else what stops us may have ended our workers
+        study.set_attribute(trial, "deaths", deaths(trial) + 1)
+        if deaths(trial) == MAX_DEATHS:
+            end_trial(study, objective, trial, "failed", on_end, error=f"its process died {MAX_DEATHS} times")
 
 
 def watch(
     study: Study,
     objective: Objective,
     running: dict[Future, Trial],
-    pruned: set[int],
     should_stop: Callable[[], bool],
     on_end: Callable[[Trial], None],
 ) -> None:
@@ -107,9 +116,9 @@ def watch(
     completed, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
     for future, trial in list(running.items()):
         for step, value in objective.curve(trial)[len(trial.curve) :]:
-            if trial.number not in pruned and not study.report(trial, step, value):
-                pruned.add(trial.number)
-        if trial.number in pruned or should_stop():
+            if trial.state == "running" and not study.report(trial, step, value):
+                study.tell(trial, state="stopped", **objective.attributes(trial))
+        if trial.state != "running" or should_stop():
             objective.stop(trial)
         if future not in completed:
             continue
@@ -117,8 +126,8 @@ def watch(
         if isinstance(error, BrokenExecutor | OSError):
             raise error
         del running[future]
-        if trial.number in pruned:
-            end_trial(study, objective, trial, "stopped", on_end)
+        if trial.state != "running":
+            on_end(trial)
         elif error is not None:
             end_trial(study, objective, trial, "failed", on_end, error=describe(error))
         elif future.result():  # else it was stopped by the user
@@ -163,8 +172,10 @@ def end_with_parent() -> None:
 @contextlib.contextmanager
 def dask_cluster(address: str) -> Iterator[Executor]:
     """The workers of a Dask cluster, which need this package and the study's folder under the same path."""
-    from distributed import Client
-
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(f'{address}: needs Dask; install it with pip install -e ".[dask]"') from None
     try:
         client = Client(address)
     except (ValueError, OSError) as error:

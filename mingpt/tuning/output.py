@@ -99,8 +99,3 @@ def importance(space: Space, trials: list[Trial]) -> dict[str, float]:
         A_i[:, i] = B[:, i]
         V[i] = np.mean((mean - posterior.gp.predict(space.snap(A_i))[0]) ** 2) / 2
     return {space.names[i]: float(V[i] / V.sum()) for i in np.argsort(-V, kind="stable")} if V.any() else {}
-
-
-def importance_line(shares: dict[str, float]) -> str:
-    """The shares in words: "learning_rate 62%, n_layer 38%"."""
-    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "unknown"

@@ -58,11 +58,9 @@ class Study:
         """The finished trial with the lowest value."""
         return min((trial for trial in self.trials if trial.state == "done"), key=lambda t: t.value, default=None)
 
-    def ask(self, limit: int | None = None) -> Trial | None:
-        """A new trial to run; None where the space is used up, or the study has `limit` trials."""
+    def ask(self) -> Trial | None:
+        """A new trial to run; None where the space is used up."""
         number = len(self.trials)
-        if limit is not None and number >= limit:
-            return None
         is_first = number < len(self.first)
         config = self.first[number] if is_first else self.strategy.suggest(self.in_space, number)
         if config is None:
@@ -137,7 +135,7 @@ def minimize(
         for trial in [trial for trial in study.trials if trial.state == "running"]:
             trial.curve.clear()  # it begins again
             evaluate(study, f, trial)
-        while (trial := study.ask(trials)) is not None:
+        while len(study.trials) < trials and (trial := study.ask()) is not None:
             evaluate(study, f, trial)
     finally:
         if journal is not None:
