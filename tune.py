@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,31 +15,27 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from mingpt import cli, files
-from mingpt.config import TrainConfig, Training
+from mingpt.config import TrainConfig
 from mingpt.config_tune import TuneConfig
 from mingpt.device import default_threads
 from mingpt.errors import UserError
-from mingpt.settings import format_value
 
 if TYPE_CHECKING:  # scipy and torch take seconds to import: --help and a mistyped flag need not wait for them
     from mingpt.budget import Budget
     from mingpt.confirmation import Confirmation
     from mingpt.objective import Objective
-    from mingpt.resolve import Facts
+    from mingpt.plan import Plan
     from mingpt.tuning.journal import Journal
     from mingpt.tuning.loop import StartExecutor
-    from mingpt.tuning.space import Space
     from mingpt.tuning.study import Study
     from mingpt.tuning.trial import Trial
 
 DESCRIPTION = "Hyperparameter search over the settings of train.py. Without flags: 15 minutes on the manual in Python."
-# When a study is resumed, the first may differ and are not recorded; the others may change, and are recorded anew.
-NOT_RECORDED = ("study", "config", "workers", "dask")
-MAY_CHANGE = ("strategy", "search", "trials", "minutes", "pruner", "data", "init_from")
 
 
 def main(argv: list[str]) -> int:
     typed = cli.parse(TuneConfig, argv, "python tune.py", DESCRIPTION)
+    from mingpt.plan import prepare, resume
     from mingpt.tuning.journal import Journal
 
     folder = None if typed.study is None else Path(typed.study)
@@ -54,88 +50,10 @@ def main(argv: list[str]) -> int:
     with contextlib.closing(journal):
         asked = typed
         if not is_new:
-            asked = merge(typed, journal)
-            plan = prepare(asked)
-            for name, hash_ in plan.hashes.items():
-                if journal.attributes.get(name, hash_) != hash_:  # a study of an earlier version has one of them
-                    flag = name.removesuffix("_sha256")
-                    raise UserError(f"--{flag} {plan.shared[flag]}: is not what the study in {folder} began with")
+            asked, plan = resume(typed, journal)
             for name, value in plan.attributes(asked).items():
                 journal.set_attribute(name, value)
         return run_study(asked, plan, journal)
-
-
-def merge(typed: TuneConfig, journal: Journal) -> TuneConfig:
-    """What was asked for when the study began, with what is asked for now.
-
-    Raises UserError where a flag would make new trials another thing than the old ones.
-    """
-    if "asked" not in journal.attributes:
-        raise UserError(f"--study {typed.study}: is not a study of tune.py")
-    recorded, given = dict(journal.attributes["asked"]), typed.given()
-    if {"trials", "minutes"} & given.keys():  # either lifts the other's limit
-        recorded = {name: value for name, value in recorded.items() if name not in ("trials", "minutes")}
-    before = TuneConfig(**recorded)
-    problems = [
-        f"--{name} {format_value(value)}: the study in {typed.study} has {format_value(getattr(before, name))}; "
-        "its trials would not be comparable"
-        for name, value in sorted(given.items())
-        if name not in NOT_RECORDED + MAY_CHANGE and value != getattr(before, name)
-    ]
-    if problems:
-        raise UserError(*problems)
-    return TuneConfig(**recorded | given)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study needs before it has a folder."""
-
-    shared: dict[str, Any]  # settings of all trials, as asked for
-    facts: Facts
-    base: TrainConfig  # the defaults, resolved
-    space: Space
-    first: list[dict[str, Any]]  # configurations
-    minutes: float | None
-    description: str  # of the data
-    hashes: dict[str, str]  # of the data, and of the model of --init_from
-
-    def attributes(self, asked: TuneConfig) -> dict[str, Any]:
-        """What the journal says of the study."""
-        recorded = {name: value for name, value in sorted(asked.given().items()) if name not in NOT_RECORDED}
-        places = {name: self.shared[name] for name in ("data", "init_from") if name in self.shared}
-        study = {"space": self.space.as_text(), "first": len(self.first)}
-        return {"asked": recorded | places, **self.hashes, **study}
-
-
-def prepare(asked: TuneConfig) -> Plan:
-    from mingpt import objective, pretrained, run
-    from mingpt.budget import MINUTES
-    from mingpt.data.sources import absolute
-    from mingpt.resolve import resolve
-    from mingpt.tuning.strategies import STRATEGIES
-
-    space = objective.parse_space(asked.search, asked.init_from) if asked.search else None
-    data, facts = run.read_facts(asked)
-    given = {name: value for name, value in asked.given().items() if name in Training.model_fields and name != "config"}
-    shared = given | {"data": absolute(resolve(TrainConfig(**given), facts).data)}
-    hashes = {"data_sha256": data.sha256}
-    if asked.init_from:
-        base_folder = pretrained.locate(asked.init_from)
-        shared["init_from"] = str(base_folder.resolve())
-        hashes["init_from_sha256"] = run.hash_weights(base_folder)
-    if not asked.dask:
-        shared["threads"] = asked.threads or default_threads(asked.workers)
-    base = resolve(TrainConfig(**shared), facts)
-    space = space or objective.default_space(base, facts, given)
-    if both := [name for name in space.names if name in given]:
-        raise UserError(*(f"--{name}: is searched and has a fixed value; leave one of the two out" for name in both))
-    STRATEGIES[asked.strategy](space, asked.seed)  # raises UserError where it cannot search this space
-    first = objective.first_configs(space, shared, facts)
-    is_grid = asked.strategy == "grid"
-    minutes = asked.minutes or (None if is_grid or asked.trials else MINUTES)
-    description = run.load_task(asked.task)(base, data).describe()
-    return Plan(shared, facts, base, space, first[:1] if is_grid else first, minutes, description, hashes)
 
 
 def begin(asked: TuneConfig, plan: Plan) -> Journal:
@@ -245,6 +163,9 @@ def search(study: Study, objective: Objective, asked: TuneConfig, budget: Budget
     for trial in ended:
         print(table.line(trial), flush=True)
     clean_up(ended)  # an earlier process may have been killed before it could
+    if asked.dask:
+        for trial in [trial for trial in ended if trial.state == "stopped"]:
+            objective.stop(trial)  # a worker that outlived that process may still train it
 
     run_trials(study, objective, executor_of(asked, asked.workers), asked.workers, may_start, should_stop, on_end)
 

@@ -75,7 +75,6 @@ class Timer:
         start = time.perf_counter()
         with torch.no_grad():
             self.task.evaluate(self.state.averaged)
-            self.task.sample(self.state.averaged)
         return time.perf_counter() - start
 
 

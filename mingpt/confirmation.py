@@ -102,8 +102,11 @@ def confirm(
     def on_run_end(trial: Trial) -> None:
         repeated.remove(trial, "state.pt", "model.safetensors")
         name = f"trial {best.number}" if trial.number % 2 else "defaults"
-        seconds = trial.attributes.get("seconds", math.nan)
-        on_end(f"{name:<14}seed {trial.config['seed']}: {trial.value:.4f}, {seconds:.1f} s")
+        if trial.state == "done":
+            result = f"{trial.value:.4f}, {trial.attributes['seconds']:.1f} s"
+        else:
+            result = f"failed ({trial.attributes['error']})"
+        on_end(f"{name:<14}seed {trial.config['seed']}: {result}")
 
     run_trials(again, repeated, start_executor, 1, lambda: len(again.trials) < len(configs), should_stop, on_run_end)
     if should_stop():

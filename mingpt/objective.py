@@ -1,6 +1,6 @@
 """What a study minimizes: a configuration becomes a training run as long as the defaults', and its value.
 
-With budget.py and confirmation.py the only files that know both training and tuning.
+With budget.py, plan.py and confirmation.py the only files that know both training and tuning.
 
     parse_space    the values of --search, as a space of train.py's settings
     default_space  the space without --search
@@ -165,7 +165,9 @@ class Objective:
             shutil.rmtree(folder)  # what is left of a process that was killed before it saved its settings
             current = run.start(TrainConfig(**settings, out_dir=str(folder)))
         should_stop = self.stop_file(number).exists
-        training = trainer.train(current.config, current.task, current.folder, current.state, should_stop)
+        training = trainer.train(
+            current.config, current.task, current.folder, current.state, should_stop, samples=False
+        )
         with contextlib.closing(current.folder), contextlib.closing(training):
             for _ in training:
                 pass

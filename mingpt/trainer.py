@@ -111,9 +111,14 @@ class State:
 
 
 def train(
-    config: TrainConfig, task: Task, folder: RunFolder, state: State, should_stop: Callable[[], bool] = lambda: False
+    config: TrainConfig,
+    task: Task,
+    folder: RunFolder,
+    state: State,
+    should_stop: Callable[[], bool] = lambda: False,
+    samples: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """Make the remaining updates, and yield the metrics of each evaluation, with a sample.
+    """Make the remaining updates, and yield the metrics of each evaluation, with a sample of the model's text.
 
     should_stop() is called after each update; where it is true, the state is saved and the loop ends. Raises Diverged
     where a loss is not finite; the last state saved is then a good one.
@@ -158,7 +163,8 @@ def train(
             bar.set_postfix_str(f"loss {newest:.3f}, lr {lr:.2e}, {tokens_per_second:,} tokens/s", refresh=False)
 
         if is_evaluation:
-            yield evaluate(task, folder, state, {"learning_rate": lr, "tokens_per_second": tokens_per_second})
+            speed = {"learning_rate": lr, "tokens_per_second": tokens_per_second}
+            yield evaluate(task, folder, state, speed, samples)
             tokens, start = 0, time.perf_counter()
             if progress.is_finished(config):
                 break
@@ -226,7 +232,7 @@ def estimate_seconds(config: TrainConfig, task: Task, state: State) -> float:
     return (config.max_iters - state.progress.step) * config.gradient_accumulation * seconds * OVERHEAD
 
 
-def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, float]) -> dict[str, Any]:
+def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, Any], samples: bool) -> dict[str, Any]:
     """Evaluate the averaged weights, as they are saved, and save everything; returns all metrics, and a sample."""
     progress = state.progress
     metrics = {"step": progress.step, "train_loss": progress.loss_sum / progress.loss_count}
@@ -234,7 +240,7 @@ def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, fl
         metrics |= task.evaluate(state.averaged)
     if not math.isfinite(metrics["val_loss"]):
         raise Diverged(f"the validation loss after update {progress.step} is {metrics['val_loss']}")
-    if sample := task.sample(state.averaged):
+    if samples and (sample := task.sample(state.averaged)):
         training = training | {"sample": sample}
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.evaluations_since_best += 1

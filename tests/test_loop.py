@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bowl import STEPS, run_study
+from bowl import SPACE, STEPS, run_study
 from conftest import ROOT, wait_until
 
-from mingpt.tuning import Trial
+from mingpt.tuning import Study, Trial
 from mingpt.tuning.journal import Journal
 from mingpt.tuning.loop import dask_cluster
 
@@ -91,6 +91,15 @@ def test_what_goes_wrong_in_one_trial_does_not_end_the_others(tmp_path):
     for trial in trials:
         if trial.state == "done":
             assert trial.value == min(value for _, value in trial.curve) and trial.attributes["steps"] == STEPS
+
+
+def test_a_trial_that_a_killed_parent_saw_die_three_times_has_failed(tmp_path):
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        study = Study(SPACE, "random", seed=1, journal=journal)
+        trial = study.ask()
+        study.set_attribute(trial, "deaths", 4)
+    trials = run_study(tmp_path, 1, 2, bad={0: "dies"})
+    assert [trial.state for trial in trials] == ["failed", "done"] and "died" in trials[0].attributes["error"]
 
 
 def test_an_error_that_no_configuration_causes_ends_the_study_and_loses_nothing(tmp_path):

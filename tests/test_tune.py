@@ -183,6 +183,18 @@ def test_ctrl_c_saves_what_is_running_and_the_study_is_resumed_with_what_it_has(
     assert (place / "s" / "journal.jsonl").read_bytes() == content
 
 
+def test_a_study_of_fine_tuning_goes_on_with_its_own_base_model_only(place):
+    train(place, *SHORT, "--n_layer", 1, "--out_dir", "base")
+    flags = [*MACHINE, "--data", "fox.txt", "--max_iters", "40", "--batch_size", "4", "--strategy", "grid"]
+    tune(place, "--init_from", "base", "--search", "learning_rate=1e-4,1e-3", *flags, "--trials", 1, "--study", "s")
+    shutil.move(place / "base", place / "moved")
+    printed = tune(place, "--study", "s", "--init_from", "moved", "--trials", 2)
+    assert "after 1 trials" in printed and [t.state for t in read(place / "s")] == ["done", "done"]
+    train(place, *SHORT, "--n_layer", 1, "--seed", 1, "--out_dir", "other")
+    refused = run_in_process("--study", "s", "--init_from", "other", "--trials", 3, cwd=place, module="tune")
+    assert_refused(refused, "--init_from", "other: is not what the study in s began with")
+
+
 def test_two_studies_begun_together_get_folders_of_their_own(place):
     flags = [*RATE, *SHORT, "--trials", 1]
     processes = [start(place, *flags) for _ in range(2)]

@@ -55,8 +55,11 @@ def run_trials(
     """
     is_over, has_more = False, True
     while not is_over:
-        for trial in [trial for trial in study.trials if trial.state == "running" and study.should_prune(trial)]:
-            end_trial(study, objective, trial, "stopped", on_end)  # the process was killed before it could say so
+        for trial in [trial for trial in study.trials if trial.state == "running"]:
+            if study.should_prune(trial):  # the process was killed before it could say so
+                end_trial(study, objective, trial, "stopped", on_end)
+            elif deaths(trial) >= MAX_DEATHS:
+                end_trial(study, objective, trial, "failed", on_end, error=f"its process died {MAX_DEATHS} times")
         unfinished = [trial for trial in study.trials if trial.state == "running"]
         running: dict[Future, Trial] = {}
         with start_executor() as executor:
@@ -78,7 +81,10 @@ def run_trials(
                     watch(study, objective, running, should_stop, on_end)
             except BrokenExecutor:
                 for trial in running.values():
-                    count_death(study, objective, trial, should_stop, on_end)
+                    if trial.state != "running":
+                        on_end(trial)
+                    elif not should_stop():  # else what stops us may have ended our workers
+                        study.set_attribute(trial, "deaths", deaths(trial) + 1)
             finally:
                 for trial in running.values():  # or leaving the executor would wait until they are finished
                     objective.stop(trial)
@@ -87,22 +93,6 @@ def run_trials(
 def deaths(trial: Trial) -> int:
     """How often a worker died while it ran this trial, perhaps beside another."""
     return trial.attributes.get("deaths", 0)
-
-
-def count_death(
-    study: Study,
-    objective: Objective,
-    trial: Trial,
-    should_stop: Callable[[], bool],
-    on_end: Callable[[Trial], None],
-) -> None:
-    """The worker of a trial, or another of its pool, has died."""
-    if trial.state != "running":
-        on_end(trial)
-    elif not should_stop():  # else what stops us may have ended our workers
-        study.set_attribute(trial, "deaths", deaths(trial) + 1)
-        if deaths(trial) == MAX_DEATHS:
-            end_trial(study, objective, trial, "failed", on_end, error=f"its process died {MAX_DEATHS} times")
 
 
 def watch(
@@ -117,6 +107,7 @@ def watch(
     for future, trial in list(running.items()):
         for step, value in objective.curve(trial)[len(trial.curve) :]:
             if trial.state == "running" and not study.report(trial, step, value):
+                objective.stop(trial)
                 study.tell(trial, state="stopped", **objective.attributes(trial))
         if trial.state != "running" or should_stop():
             objective.stop(trial)
@@ -175,10 +166,10 @@ def dask_cluster(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError:
-        raise UserError(f'{address}: needs Dask; install it with pip install -e ".[dask]"') from None
+        raise UserError(f'--dask {address}: needs Dask; install it with pip install -e ".[dask]"') from None
     try:
         client = Client(address)
     except (ValueError, OSError) as error:
-        raise UserError(f"{address}: no Dask scheduler can be reached ({describe(error)})") from None
+        raise UserError(f"--dask {address}: no Dask scheduler can be reached ({describe(error)})") from None
     with client, client.get_executor(pure=False) as executor:
         yield executor

@@ -43,6 +43,7 @@ from mingpt.data.tables import read_rows  # noqa: E402
 from mingpt.device import default_threads  # noqa: E402
 from mingpt.files import read_json, write_json  # noqa: E402
 from mingpt.objective import Objective, settings_to_repeat  # noqa: E402
+from mingpt.plan import prepare  # noqa: E402
 from mingpt.predict import row_writer  # noqa: E402
 from mingpt.predictor import Predictor  # noqa: E402
 from mingpt.settings import format_value  # noqa: E402
@@ -85,8 +86,6 @@ def optuna_study(flags: list[str], folder: Path, minutes: float, updates: int) -
     """The settings that Optuna finds; each trial is timed and trained as ours are."""
     import optuna
 
-    from tune import prepare
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = prepare(cli.parse(TuneConfig, flags, "", ""))
     objective = Objective(plan.shared, plan.facts, folder.resolve(), updates)
@@ -99,7 +98,7 @@ def optuna_study(flags: list[str], folder: Path, minutes: float, updates: int) -
         current = run.start(TrainConfig(**settings, out_dir=str(objective.run_folder(trial.number))))
         trials[trial.number] = config | {"max_iters": settings["max_iters"]}
         best = math.inf
-        training = trainer.train(current.config, current.task, current.folder, current.state)
+        training = trainer.train(current.config, current.task, current.folder, current.state, samples=False)
         with contextlib.closing(current.folder), contextlib.closing(training):
             for step, metrics in enumerate(training, start=1):
                 best = min(best, current.task.objective(metrics))
