@@ -97,10 +97,10 @@ class DataSettings(Settings):
     tokenizer: TokenizerName | None = setting(
         None,
         "characters, bytes, GPT-2's byte-level BPE, or a byte-level BPE learned from the data",
-        follows="data: char for a text of under 500,000 characters or over 500 different ones, else bpe",
+        follows="task and data: char for a text under 500,000 characters, else bpe",
     )
     vocab_size: int | None = setting(
-        None, "vocabulary size of --tokenizer bpe", follows="task: 1024 for text, else 4096", ge=257
+        None, "vocabulary size of bpe; implies --tokenizer bpe", follows="task: 1024 for text, else 4096", ge=257
     )
 
 

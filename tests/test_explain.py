@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import assert_refused, run_in_process
+from safetensors.torch import load_file, save_file
 from serving import models  # noqa: F401, a fixture
 from torch.nn import functional as F
 
@@ -132,6 +134,20 @@ def test_labels_are_those_of_predict_also_without_each_token(models, name):  # n
         assert name == "stars" or labels["names"][best] == expected[0]
 
 
+def test_without_a_text_it_is_the_beginning_of_the_last_sample_that_fits(models, tmp_path):  # noqa: F811
+    sample = json.loads((models / "out/fox/metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["sample"]
+    shown = explain_model(str(models / "out/fox"))
+    assert shown["text"] == sample[:40] == "".join(shown["tokens"])
+    shutil.copytree(models / "out/fox", tmp_path / "short")
+    config = json.loads((tmp_path / "short/config.json").read_text(encoding="utf-8")) | {"n_positions": 16}
+    (tmp_path / "short/config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = load_file(tmp_path / "short/model.safetensors")
+    [wpe] = [name for name in tensors if name.endswith("wpe.weight")]
+    save_file(tensors | {wpe: tensors[wpe][:16].clone()}, tmp_path / "short/model.safetensors", {"format": "pt"})
+    assert explain_model(str(tmp_path / "short"))["text"] == sample[:16]
+    assert explain_model(str(models / "out/rows"))["text"] == "The object is"
+
+
 def test_a_chat_model_reads_the_text_as_a_message(models):  # noqa: F811
     tokens = explain_model(str(models / "out/talk"), "how many foxes are 3?")["tokens"]
     assert tokens[0] == "<|user|>" and tokens[-2:] == ["<|end|>", "<|assistant|>"]
@@ -159,7 +175,7 @@ def test_why_a_trial_was_suggested_is_what_the_search_saw(tmp_path):
     journal.close()
     shown, reasons = read_study(tmp_path), explain_suggestions(tmp_path, range(11))
     assert shown["best"] == study.best.number and len(shown["trials"]) == 11
-    assert "first configurations" in reasons[0]["note"] and "spread" in reasons[3]["note"]
+    assert "initial configuration" in reasons[0]["note"] and "point, near the best one" in reasons[3]["note"]
     assert list(reasons) == list(range(11)) and {n for n in reasons if "slices" in reasons[n]} == set(range(4, 11))
     assert explain_suggestions(tmp_path, [5]) == {5: reasons[5]} and explain_suggestions(tmp_path, [11]) == {}
     for trial in pending:
@@ -195,7 +211,7 @@ def test_a_trial_is_explained_by_the_search_that_chose_it(tmp_path):
         study.tell(trial, trial.config["x"])
     journal.close()
     reasons = explain_suggestions(tmp_path, range(8))
-    assert "random" in reasons[0]["note"] and "random" in reasons[1]["note"] and "spread" in reasons[2]["note"]
+    assert "random" in reasons[0]["note"] and "random" in reasons[1]["note"] and "(Sobol) point." in reasons[2]["note"]
     assert set(reasons[7]["slices"]) == {"x", "n"} and reasons[7]["informed_by"] == [2, 3, 4, 5, 6]
     assert set(read_study(tmp_path)["parameters"]) == {"x", "n"}
 

@@ -64,8 +64,11 @@ def test_it_explains_as_the_command_does(server, models):  # noqa: F811
     body = {"model": "fox", "text": "7: the quick", "layer": 1}
     answer = httpx.post(f"{server.url}/v1/explain", json=body).json()
     expected = json.loads(json.dumps(explain_model(str(models / "out/fox"), "7: the quick", layer=1)))
-    assert answer["attention"] == expected["attention"] and answer["lens"] == expected["lens"]
-    assert answer == expected
+    assert set(answer) == set(expected) and answer["tokens"] == expected["tokens"] and answer["text"] == "7: the quick"
+    assert answer["nll"][1:] == pytest.approx(expected["nll"][1:], rel=1e-4)
+    assert answer["row"]["layer"] == 1 and answer["row"]["weights"] == pytest.approx(
+        expected["row"]["weights"], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_it_explains_as_the_command_does(server, models):  # noqa: F811
         ({"model": "wolf"}, 404, "'wolf' does not exist"),
         ({"model": "../out/fox"}, 404, "does not exist"),
         ({"layer": 2}, 400, "layer 2: the model has 2"),
-        ({"layer": -1}, 400, "greater than or equal to 0"),
+        ({"layer": -1}, 400, "layer: Input should be greater than or equal to 0"),
         ({"text": ""}, 400, "text: String should have at least 1 character"),
         ({"text": "\u4e2d"}, 400, "U+4E2D"),
         ({"text": "a" * 65}, 400, "has 65 tokens; at most 64"),
@@ -86,7 +89,7 @@ def test_what_cannot_be_explained_is_said(server, fields, status, message):  # n
 
 
 def test_other_files_of_the_machine_are_not_read(server):  # noqa: F811
-    for path in ("/v1/explain/wolf", "/v1/explain/..%2Fout%2Ffox", "/v1/explain/%2E%2E", "/standalone.html"):
+    for path in ("/v1/explain/wolf", "/v1/explain/wolf/0", "/standalone.html"):
         assert httpx.get(f"{server.url}{path}").status_code == 404
 
 
@@ -112,7 +115,8 @@ def test_the_page_follows_a_run_and_a_study(live, models, browser):  # noqa: F81
     page.locator("#trials tbody tr").nth(1).click()
     page.locator("#trials th button", has_text="value").click()
 
-    shutil.copy(models / "out/fox/metrics.jsonl", out / "fox/metrics.jsonl")
+    shutil.copy(models / "out/fox/metrics.jsonl", out / "fox/new")
+    (out / "fox/new").replace(out / "fox/metrics.jsonl")  # as a run writes it
     expect(page.locator("#legend")).to_contain_text("at step 30", timeout=20_000)
     make_trials(study, 2)
     expect(page.locator("#trials tbody tr")).to_have_count(5, timeout=20_000)
@@ -122,10 +126,10 @@ def test_the_page_follows_a_run_and_a_study(live, models, browser):  # noqa: F81
     expect(page.locator("#tokens .token")).to_have_count(6)
     page.locator("#run-name").select_option(["fox", "rows"])
     expect(page.locator("#settings-diff")).to_contain_text("classify")
+    assert not problems
     running.process.terminate()
     expect(page.locator("#problem")).to_contain_text("cannot be reached", timeout=20_000)
     page.close()
-    assert not [problem for problem in problems if "ERR_CONNECTION_REFUSED" not in problem]
 
 
 def test_a_study_alone_opens_the_page(tmp_path, browser):  # noqa: F811
@@ -164,4 +168,4 @@ def test_a_trial_is_explained_as_the_journal_says(live):
     assert httpx.get(f"{running.url}/v1/explain/study/5").json() == expected and "slices" in expected
     assert httpx.get(f"{running.url}/v1/explain/study/6").status_code == 404
     assert httpx.get(f"{running.url}/v1/explain/study/-1").status_code == 404
-    assert httpx.get(f"{running.url}/v1/explain/fox/0").status_code in (400, 404)
+    assert httpx.get(f"{running.url}/v1/explain/fox/0").status_code == 404

@@ -91,7 +91,7 @@ def test_a_study_says_why_each_trial_was_suggested(tmp_path, show, models):  # n
     best = min(data["study"]["trials"], key=lambda t: t["value"])["number"]
     expect(page.locator("#trials tbody tr").first.locator("td").first).to_have_text(str(best))
     page.locator("#trials tbody tr", has_text="8").first.click()
-    assert page.locator("#why svg").count() >= 2
+    expect(page.locator("#why svg")).to_have_count(2)
     expect(page.locator("#importance")).to_contain_text("x")
 
 

@@ -62,7 +62,7 @@ def test_there_is_an_end_of_text_token_between_documents(write):
 
 
 def test_a_long_text_in_an_alphabet_is_cut_into_bpe_tokens_by_default(write, monkeypatch):
-    many = "".join(map(chr, range(0x4E00, 0x4E00 + 600)))
+    chinese = "\u4e2d\u6587" * len(TEXT)
 
     def kind(content: str, *flags: str) -> str:
         asked = parse(TrainConfig, ["--data", write(content), *flags], "", "")
@@ -75,7 +75,8 @@ def test_a_long_text_in_an_alphabet_is_cut_into_bpe_tokens_by_default(write, mon
     assert kind(TEXT) == kind(TEXT[:-1]) == "char"
     monkeypatch.setattr(text, "LONG", len(TEXT))
     assert kind(TEXT) == "bpe" and kind(TEXT[:-1]) == "char"
-    assert kind(TEXT + many) == "char" and kind(TEXT, "--tokenizer", "char") == "char"
+    assert kind(TEXT + chinese) == "char" and kind(TEXT + "\u043c\u0438\u0440" * 100) == "bpe"
+    assert kind(TEXT, "--tokenizer", "char") == "char"
     assert kind(TEXT[:-1], "--vocab_size", "300") == "bpe"  # characters have no vocab_size
 
 

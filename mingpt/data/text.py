@@ -22,9 +22,9 @@ from mingpt.errors import UserError
 
 EVALUATION_TOKENS = 1 << 18  # a larger validation part is evaluated on a sample of about so many
 MIN_CHARACTERS = 20
-# From so many characters on, and with at most so many different ones, tokens of several characters (BPE) learn more in
-# the same time; a shorter text repeats before that matters (tests/benchmarks/LOG.md).
-LONG, ALPHABET = 500_000, 500
+# From so many characters on, of at most so many bytes each, tokens of several characters (BPE) learn more in the same
+# time (tests/benchmarks/LOG.md). A shorter text repeats before that matters; Chinese has three bytes a character.
+LONG, ALPHABET = 500_000, 2.2
 
 
 def load_text(data: str, tokenizer: Tokenizer | str | None, vocab_size: int | None = None) -> Data:
@@ -49,7 +49,7 @@ def load_text(data: str, tokenizer: Tokenizer | str | None, vocab_size: int | No
 
 def default_tokenizer(corpus: Corpus) -> str:
     """bpe for a long text in an alphabet, else char."""
-    return "bpe" if corpus.length >= LONG and len(corpus.characters) <= ALPHABET else "char"
+    return "bpe" if corpus.length >= LONG and corpus.bytes <= ALPHABET * corpus.length else "char"
 
 
 def learn_tokenizer(corpus: Corpus, name: str, vocab_size: int | None) -> Tokenizer:
@@ -68,14 +68,8 @@ class Corpus:
         """Reads all of it once. Raises UserError where it is too short."""
         self.documents = documents
         self.sha256 = files.sha256(*documents)
-        self.lengths: list[int] = []
-        self.characters: set[str] = set()
-        for document in documents:
-            length = 0
-            for chunk in read_chunks(document):
-                length += len(chunk)
-                self.characters.update(chunk)
-            self.lengths.append(length)
+        self.bytes = sum(document.stat().st_size for document in documents)
+        self.lengths = [sum(map(len, read_chunks(document))) for document in documents]
         self.length = sum(self.lengths)
         if self.length < MIN_CHARACTERS:
             raise UserError(

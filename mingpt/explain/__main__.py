@@ -29,7 +29,7 @@ class ExplainSettings(Settings):
         group="model",
         min_length=1,
         help="text that the first folder's model reads",
-        follows="what it wrote at its last evaluation",
+        follows="run: the beginning of its last sample",
     )
     layer: int = setting(0, group="model", ge=0, help="layer of the attention row that is shown in numbers, from 0")
     head: int = setting(0, group="model", ge=0, help="its head, from 0")

@@ -32,7 +32,7 @@ from mingpt.predictor import Predictor
 from mingpt.pretrained import locate, read_config
 
 TOP = 5  # most probable tokens, and largest activations, at each position
-DEFAULT_TEXT, SAMPLE = "The object is", 40  # characters
+DEFAULT_TEXT, SAMPLE = "The object is", 40  # tokens
 NAMED = 20  # most probable next tokens
 MAX_TOKENS, MAX_WEIGHTS = 256, 5e6  # attention has L nh T^2 / 2 weights, of two bytes each on the page
 
@@ -90,8 +90,8 @@ class Recorder(TorchFunctionMode):
 def explain_model(name: str, text: str | None = None, layer: int = 0, head: int = 0) -> dict[str, Any]:
     """What the page shows of the model in a folder and a text; of one head, a row of attention in numbers.
 
-    Without a text, of the beginning of what a text model wrote at its last evaluation, or of another one. Raises
-    UserError where the text does not fit the model, or there is no such head.
+    Without a text, the beginning of a text model's last sample, else "The object is". Raises UserError where the text
+    does not fit the model, or there is no such head.
     """
     folder = locate(name)
     predictor = Predictor(str(folder), "cpu") if read_config(folder).num_labels else None
@@ -101,11 +101,13 @@ def explain_model(name: str, text: str | None = None, layer: int = 0, head: int 
         if value >= count:
             raise UserError(f"--{option} {value}: the model has {count}, counted from 0")
     task = task_of(model, tokenizer)
+    most = math.isqrt(int(2 * MAX_WEIGHTS / (config.n_layer * config.n_head)))
+    size = min(config.block_size, MAX_TOKENS, most)
     if text is None:
         samples = [row["sample"] for row in read_metrics(folder) if "sample" in row]
-        text = samples[-1][:SAMPLE].strip() if samples and task == "text" else DEFAULT_TEXT
-    most = math.isqrt(int(2 * MAX_WEIGHTS / (config.n_layer * config.n_head)))
-    ids = encode(task, tokenizer, text, min(config.block_size, MAX_TOKENS, most))
+        text = samples[-1] if samples and task == "text" else DEFAULT_TEXT
+        text = tokenizer.decode(tokenizer.encode(text)[: min(size, SAMPLE)])
+    ids = encode(task, tokenizer, text, size)
     idx = torch.tensor([ids])
     with Recorder(model) as r:
         hidden = model.hidden_states(idx)[0]  # (T, C)

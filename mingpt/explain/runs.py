@@ -41,14 +41,12 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """The trials of a study, which may be in progress. Raises UserError where it is not one of tune.py."""
+    """The trials of a study, which may be in progress."""
     history = History(folder / NAME)
     for _ in history.read():
         pass
     attributes, trials = history.attributes, history.trials
-    if "space" not in attributes:
-        raise UserError(f"{history.path}: is not a study of tune.py")
-    space, best = Space.parse(attributes["space"]), output.best_trials(trials, 1)
+    space, best = parse_space(history), output.best_trials(trials, 1)
     task = run.load_task(attributes.get("asked", {}).get("task", TrainConfig.model_fields["task"].default))
     return {
         "value_name": f"1 - {task.metric}" if task.higher_is_better else task.metric,
@@ -74,15 +72,17 @@ def explain_suggestion(history: History) -> dict[str, Any]:
     predict, and the acquisition.
     """
     (*trials, trial), attributes = history.trials, history.attributes
-    strategy, space = attributes.get("asked", {}).get("strategy", "gp"), Space.parse(attributes["space"])
-    if trial.number < attributes.get("first", 1):
-        return {"note": "It is one of the first configurations, which the search does not choose."}
+    strategy, space = attributes.get("asked", {}).get("strategy", "gp"), parse_space(history)
+    first = attributes.get("first", 1)
+    if trial.number < first:
+        return {"note": "An initial configuration: the defaults, or these with one categorical setting changed."}
     if strategy != "gp":
-        return {"note": f"It was chosen by {strategy} search, which does not look at other trials."}
+        return {"note": f"Chosen by {strategy} search, which does not look at other trials."}
     trials = [t for t in trials if space.contains(t.config)]
-    posterior, acquisition = bayesian.acquisition(space, trials, trial.number, is_local=True)
+    posterior, acquisition = bayesian.acquisition(space, trials, trial.number, is_local=first > 0)
     if posterior is None or acquisition is None:
-        return {"note": "So few trials had ended that the search spread its points evenly (a Sobol sequence)."}
+        near = ", near the best one" if any(t.state == "done" for t in trials) and first else ""
+        return {"note": f"Too few trials had ended for a Gaussian process: a quasi-random (Sobol) point{near}."}
     point, slices = space.point(trial.config), {}
     for d, (name, parameter) in enumerate(space.parameters.items()):
         if name in trial.config:
@@ -98,6 +98,13 @@ def explain_suggestion(history: History) -> dict[str, Any]:
                 "acquisition": finite(acquisition(X)),
             }
     return {"informed_by": [t.number for t in trials if t.state != "running"], "slices": slices}
+
+
+def parse_space(history: History) -> Space:
+    """The newest space of a study. Raises UserError where it has none, as `minimize` writes none."""
+    if "space" not in history.attributes:
+        raise UserError(f"{history.path}: is not a study of tune.py")
+    return Space.parse(history.attributes["space"])
 
 
 def describe_parameter(parameter: Parameter) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from mingpt import cli
-from mingpt.errors import UserError
+from mingpt.errors import UserError, problems_of
 from mingpt.serve import LOOPBACK
 from mingpt.settings import Settings, setting
 
@@ -74,10 +74,10 @@ def main(argv: list[str]) -> int:
         load = functools.partial(models.load, folder, settings, worker)
         try:
             served[name] = worker.call(load).result()
-        except UserError as error:
+        except (UserError, OSError) as error:
             if folder in settings.folders:
                 raise
-            cli.print_error(f"note: {folder} is not served: {error}")
+            cli.print_error(f"note: {folder} is not served: {' '.join(problems_of(error))}")
             continue
         descriptions.append(models.describe(name, folder, served[name]))
     app = create_app(served, worker, descriptions, settings.folders, settings.key, settings.cors, settings.timeout)

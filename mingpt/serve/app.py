@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import PurePath
@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from mingpt.errors import UserError
 from mingpt.generation.worker import QueueFull, Worker, WorkerClosed
 from mingpt.serve import errors, schema
+from mingpt.serve.disconnect import until_disconnect
 from mingpt.serve.errors import RESPONSES, ApiError
 from mingpt.serve.explain import explain_routes
 from mingpt.serve.formats import ChatFormat, CompletionFormat
@@ -185,22 +186,6 @@ async def respond(
         return await until_disconnect(http, collect())
     finally:
         generation.cancel()
-
-
-async def until_disconnect(http: Request, response: Coroutine[Any, Any, Response]) -> Response:
-    """The response, given up where the client disconnects first."""
-
-    async def disconnect() -> None:
-        while (await http.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = asyncio.ensure_future(response), asyncio.ensure_future(disconnect())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].result() if tasks[0].done() else Response(status_code=499)  # which nobody reads
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 async def events(

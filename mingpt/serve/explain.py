@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from mingpt.errors import UserError, problems_of
 from mingpt.explain.activations import explain_model
 from mingpt.explain.runs import explain_suggestions, read_run, read_study
-from mingpt.generation.worker import QueueFull, Worker, WorkerClosed
+from mingpt.generation.worker import Worker, WorkerClosed
 from mingpt.pretrained import locate
 from mingpt.serve import errors, schema
+from mingpt.serve.disconnect import until_disconnect
 from mingpt.serve.errors import RESPONSES, ApiError
 
 MODEL, RUN, STUDY = "model.safetensors", "train.json", "journal.jsonl"
@@ -45,7 +47,9 @@ def name_of(folder: str) -> str:
 
 def is_used(path: Path) -> bool:
     """Whether a folder is a model, a run or a study."""
-    return any((path / name).exists() for name in ("config.json", RUN, STUDY))
+    with contextlib.suppress(PermissionError):
+        return any((path / name).exists() for name in ("config.json", RUN, STUDY))
+    return False
 
 
 def has_model(folder: str) -> bool:
@@ -71,7 +75,8 @@ def describe(folder: str) -> dict[str, Any]:
 
 def explain_routes(paths: Sequence[str], worker: Worker, timeout: float) -> APIRouter:
     router = APIRouter()
-    turn = asyncio.Lock()  # one model is explained at a time
+    # one model, and one study, is explained at a time
+    model_turn, study_turn = asyncio.Lock(), threading.Lock()
 
     def find(name: str) -> Path:
         for folder in find_folders(paths):
@@ -86,31 +91,32 @@ def explain_routes(paths: Sequence[str], worker: Worker, timeout: float) -> APIR
     @router.get("/v1/explain/{name}", responses=RESPONSES)
     def read_folder(name: str) -> dict[str, Any]:
         path = find(name)
-        return {
-            "run": read(read_run, path) if (path / RUN).exists() else None,
-            "study": read(read_study, path) if (path / STUDY).exists() else None,
-        }
+        run = read(read_run, path) if (path / RUN).exists() else None
+        with study_turn:
+            return {"run": run, "study": read(read_study, path) if (path / STUDY).exists() else None}
 
     @router.get("/v1/explain/{name}/{number}", responses=RESPONSES)
     def explain_trial(name: str, number: int) -> dict[str, Any]:
-        reasons = read(explain_suggestions, find(name), [number])
+        with study_turn:
+            reasons = read(explain_suggestions, find(name), [number])
         if number not in reasons:
             raise ApiError(404, f"Trial {number} does not exist.")
         return reasons[number]
 
     @router.post("/v1/explain", responses=RESPONSES)
-    async def explain(body: schema.ExplainRequest) -> dict[str, Any]:
-        if turn.locked():
-            raise errors.queue_error(QueueFull())
-        async with turn:
+    async def explain(body: schema.ExplainRequest, http: Request) -> Any:
+        async def compute() -> dict[str, Any]:
             folder = await asyncio.to_thread(find, body.model)
-            compute = functools.partial(explain_model, str(folder), body.text, body.layer, body.head)
-            try:
-                return await asyncio.wait_for(asyncio.wrap_future(worker.call(lambda: read(compute))), timeout)
-            except WorkerClosed as error:
-                raise errors.queue_error(error) from None
-            except asyncio.TimeoutError:  # noqa: UP041, another class in Python 3.10
-                raise errors.timeout_error(timeout) from None
+            call = functools.partial(read, explain_model, str(folder), body.text, body.layer, body.head)
+            async with model_turn:
+                return await asyncio.wrap_future(worker.call(call))
+
+        try:
+            return await until_disconnect(http, asyncio.wait_for(compute(), timeout))
+        except WorkerClosed as error:
+            raise errors.queue_error(error) from None
+        except asyncio.TimeoutError:  # noqa: UP041, another class in Python 3.10
+            raise errors.timeout_error(timeout) from None
 
     return router
 

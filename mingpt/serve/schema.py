@@ -36,7 +36,7 @@ class ExplainRequest(Request):
         None,
         min_length=1,
         max_length=10_000,
-        description="text that the model reads; default: what it wrote at its last evaluation",
+        description="text that the model reads; default: the beginning of its run's last sample",
     )
     layer: int | None = Field(0, ge=0, description="layer of the attention row in numbers, from 0")
     head: int | None = Field(0, ge=0, description="its head, from 0")
@@ -121,7 +121,7 @@ class ClassifyRequest(Request):
     )
 
 
-REQUESTS = (CompletionRequest, ChatRequest, ChatMessage, TextPart, StreamOptions, ClassifyRequest)
+REQUESTS = (CompletionRequest, ChatRequest, ChatMessage, TextPart, StreamOptions, ClassifyRequest, ExplainRequest)
 FIELDS = {name for request in REQUESTS for name in request.model_fields}
 
 

@@ -11,13 +11,15 @@ const linked = new URLSearchParams(location.search).get("model");
 const read = (...path) => requestJson(["/v1/explain", ...path.map(encodeURIComponent)].join("/"));
 const selections = new Map(); // study -> what is selected in it
 const shown = { run: "", study: "" }; // the names and times of what is on the page
+let studyOnPage = "";
 
 function explain() {
-  const body = { model: byId("model-name").value, text: byId("text").value || null };
+  const text = byId("text").value;
+  const body = { model: byId("model-name").value, text: text || null };
   for (const name of ["layer", "head"]) body[name] = byId(name).valueAsNumber;
   run(async (signal) => {
     const model = await requestJson("/v1/explain", body, signal);
-    byId("text").value = model.text;
+    if (byId("text").value === text) byId("text").value = model.text;
     byId("model-view").replaceChildren(...modelView(model));
   });
 }
@@ -48,9 +50,10 @@ function viewStudy([study], [name]) {
   if (!selections.has(name)) selections.set(name, {});
   const selection = selections.get(name);
   const states = study?.trials.map(({ state }) => state).join();
-  if (!states || (states === selection.states && shown.study.startsWith(name))) return null;
+  if (states === selection.states && name === studyOnPage) return null;
   selection.states = states;
-  return studyView(study, (number) => read(name, number), selection);
+  studyOnPage = name;
+  return states ? studyView(study, (number) => read(name, number), selection) : ["No trial has begun."];
 }
 
 async function update() {
@@ -58,8 +61,10 @@ async function update() {
   const folders = data.toSorted((a, b) => Number(BigInt(b.changed) - BigInt(a.changed)));
   for (const part of ["model", "run", "study"]) setOptions(byId(`${part}-name`), folders.filter((f) => f[part]));
   byId("home").hidden = !byId("model-name").length;
-  await show("run", folders, (runs) => (runs.length ? runView(runs) : []));
-  await show("study", folders, viewStudy);
+  const results = await Promise.allSettled([
+    show("run", folders, (runs) => (runs.length ? runView(runs) : [])), show("study", folders, viewStudy),
+  ]);
+  for (const { reason } of results) if (reason) throw reason; // one is shown where the other cannot be read
 }
 
 let latest = Promise.resolve();
@@ -71,8 +76,9 @@ function refresh() {
 }
 
 async function follow() {
-  if (!document.hidden) await refresh();
-  setTimeout(follow, POLL);
+  await refresh();
+  const next = () => (document.hidden ? setTimeout(next, POLL) : follow());
+  setTimeout(next, POLL);
 }
 
 byId("model-form").addEventListener("submit", (event) => {
@@ -81,7 +87,8 @@ byId("model-form").addEventListener("submit", (event) => {
 });
 byId("model-name").addEventListener("change", () => {
   byId("text").value = ""; // the other model may not know its characters
-  explain();
+  stop();
+  setTimeout(explain); // after what was stopped has ended
 });
 byId("stop").addEventListener("click", stop);
 for (const part of ["run", "study"]) byId(`${part}-name`).addEventListener("change", refresh);

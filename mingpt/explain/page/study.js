@@ -58,7 +58,8 @@ function history({ trials, value_name }, clipped, highest) {
     return [trial.number, lowest];
   });
   const dots = trials.map((trial) => [trial.number, clipped(trial)]);
-  return chart(`${value_name} by trial; line: the best so far; above ${format(highest)}: on the upper edge`,
+  const edge = highest === undefined ? "" : `; above ${format(highest)}: on the upper edge`;
+  return chart(`${value_name} by trial; line: the best so far${edge}`,
     [{ points: dots, joiner: "h0M", stroke: BLUE, "stroke-width": 4 }, { points: best, stroke: ORANGE }]);
 }
 
@@ -131,7 +132,8 @@ function trialDetails(study, trial, reasonOf) {
   const settings = Object.entries(trial.config).map(([name, value]) => [name, format(value)]);
   const why = h("div", { id: "why" });
   const show = (reason) => why.replaceChildren(...reasonElements(study, trial, reason));
-  reasonOf(trial.number).then(show, ({ message }) => why.replaceChildren(message));
+  const ask = () => why.isConnected && reasonOf(trial.number).then(show, ({ message }) => why.replaceChildren(message));
+  setTimeout(ask, 100); // unless another trial has been selected since, as by an arrow key that is held down
   return [
     h("h3", {}, `Trial ${trial.number}: ${trial.state}`), h("p", { class: "text" }, trial.error),
     h("div", { class: "columns" }, ...(trial.curve.length ? [curve] : []), table({}, ["setting", "value"], settings)),
