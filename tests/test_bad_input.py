@@ -39,7 +39,10 @@ BAD = {
     "a table's task without a table": (["--task", "classify"], "--data: a CSV, TSV or JSONL file is needed by --task"),
     "another task's loss": (["--loss", "mse"], "--loss mse: does not fit --task text, which accepts cross_entropy"),
     "another task's setting": (["--class_weights"], "--class_weights: is not used by --task text"),
-    "vocabulary of characters": (["--vocab_size", "300"], "--vocab_size 300: applies to --tokenizer bpe, not to char"),
+    "vocabulary of characters": (
+        ["--tokenizer", "char", "--vocab_size", "300"],
+        "--vocab_size 300: applies to --tokenizer bpe, not to char",
+    ),
     "adapters of nothing": (["--lora_rank", "4"], "--lora_rank 4: needs --init_from"),
     "start from nothing": (["--init_from", "nowhere"], "--init_from nowhere: must be a folder, gpt2"),
     "start from another shape": ([*BASE, "--n_layer", "6"], "--n_layer 6: the model in --init_from has 1"),

@@ -120,7 +120,7 @@ def test_what_cannot_be_served_is_said_in_a_line(models, server):  # noqa: F811
 
     assert_refused(refused(), "FOLDERS: is missing")
     assert_refused(refused("out/fox", "--host", "0.0.0.0"), "--host 0.0.0.0: is not loopback and needs --api_key")
-    assert_refused(refused("out/fox", "out/fox"), "fox: two models have this name")
+    assert_refused(refused("out/fox", "out/fox"), "fox: two folders have this name")
     assert_refused(refused("out/wolf"), "out/wolf")
     assert_refused(refused("out/fox", "--port", server.url.rpartition(":")[2]), "Address already in use")
     assert_refused(refused("out/fox", "--port", 70000), "--port 70000")
