@@ -84,7 +84,7 @@ def train(run: Run) -> int:
 
 
 def print_header(run: Run) -> None:
-    from mingpt import trainer
+    from mingpt.run import estimate_seconds
 
     config, model = run.config, run.state.model
     parameters = sum(w.numel() for w in model.parameters()) / 1e6
@@ -99,7 +99,7 @@ def print_header(run: Run) -> None:
         f"training      {config.max_iters:,} updates of {config.batch_size:,} sequences, {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, {describe_machine(config)}, {config.dtype}"
     )
-    minutes = trainer.estimate_seconds(config, run.task, run.state) / 60
+    minutes = estimate_seconds(run) / 60
     print(f"time          about {'a minute' if minutes < 1.5 else f'{minutes:.0f} minutes'}")
     if config.init_from:
         print(f"fine-tunes    {config.init_from}")

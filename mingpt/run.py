@@ -6,6 +6,7 @@ asked -> data -> facts -> resolve -> task -> state -> folder
 from __future__ import annotations
 
 import importlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from mingpt.errors import UserError
 from mingpt.model import GPT
 from mingpt.resolve import Facts, resolve
 from mingpt.tasks.base import Data, Task
-from mingpt.trainer import State
+from mingpt.trainer import State, micro_batches
+
+WARM_UP, TIMED, OVERHEAD = 2, 4, 1.2  # passes; time of a run relative to that of its passes alone
 
 
 @dataclass(frozen=True)
@@ -186,3 +189,20 @@ def load_state(
         if state.progress.best_step:
             pretrained.read_folder(GPT, folder.path)  # raises UserError where the best checkpoint is corrupt
     return state
+
+
+def estimate_seconds(run: Run) -> float:
+    """About how long the remaining updates take, from passes over a few micro-batches."""
+    config, task, model = run.config, run.task, run.state.model
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    for step in range(WARM_UP + TIMED):
+        if step == WARM_UP:
+            start = time.perf_counter()
+        _, micro_batch = next(micro_batches(task.batch(step), config, model))
+        with autocast:
+            loss = task.loss(model, *micro_batch)
+        loss.backward()
+        loss.item()  # waits for a GPU
+    seconds = (time.perf_counter() - start) / TIMED
+    model.zero_grad()
+    return (config.max_iters - run.state.progress.step) * config.gradient_accumulation * seconds * OVERHEAD

@@ -39,7 +39,6 @@ from mingpt.tasks.base import Task, to_tensors
 AVERAGING = 10
 
 READ_EVERY = 10  # updates between two readings of the loss, each of which waits for a GPU
-WARM_UP, TIMED, OVERHEAD = 2, 4, 1.2  # passes; time of a run relative to that of its passes alone
 
 
 class Diverged(Exception):
@@ -213,23 +212,6 @@ def read_losses(losses: list[Tensor], progress: Progress) -> float:
         progress.loss_count += 1
     losses.clear()
     return values[-1]
-
-
-def estimate_seconds(config: TrainConfig, task: Task, state: State) -> float:
-    """About how long the remaining updates take, from passes over a few micro-batches."""
-    model = state.model
-    autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16")
-    for step in range(WARM_UP + TIMED):
-        if step == WARM_UP:
-            start = time.perf_counter()
-        _, micro_batch = next(micro_batches(task.batch(step), config, model))
-        with autocast:
-            loss = task.loss(model, *micro_batch)
-        loss.backward()
-        loss.item()  # waits for a GPU
-    seconds = (time.perf_counter() - start) / TIMED
-    model.zero_grad()
-    return (config.max_iters - state.progress.step) * config.gradient_accumulation * seconds * OVERHEAD
 
 
 def evaluate(task: Task, folder: RunFolder, state: State, training: dict[str, Any], samples: bool) -> dict[str, Any]:

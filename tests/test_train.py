@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from mingpt import GPT, cli, load_tokenizer, run
 from mingpt.config import TrainConfig
 from mingpt.plot import plot_losses
-from mingpt.trainer import estimate_seconds
 
 
 def test_a_run_writes_its_files(folder):
@@ -52,9 +51,9 @@ def test_the_time_of_a_run_is_estimated_without_a_change_to_the_model(tmp_path, 
     (tmp_path / "fox.txt").write_text(TEXT, encoding="utf-8")
     started = run.start(cli.parse(TrainConfig, RUN, "train.py", ""))
     before = [weight.clone() for weight in started.state.model.parameters()]
-    seconds = [estimate_seconds(started.config, started.task, started.state)]
+    seconds = [run.estimate_seconds(started)]
     started.state.progress.step = started.config.max_iters // 2
-    seconds.append(estimate_seconds(started.config, started.task, started.state))
+    seconds.append(run.estimate_seconds(started))
     started.folder.close()
     assert 0 < seconds[0] < 60 and seconds[1] > 0
     for weight, old in zip(started.state.model.parameters(), before, strict=True):
