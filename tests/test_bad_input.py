@@ -23,8 +23,8 @@ BAD = {
     "a device file": (["--data", "/dev/null"], "--data /dev/null: is neither a file nor a folder"),
     "long name": (["--data", "x" * 300], "xxx: File name too long"),
     "out of memory": (
-        ["--n_embd", "1000000"],
-        "does not fit in the memory of cpu",
+        ["--data", "fox.txt", "--n_embd", "1000000"],
+        "--n_layer 2 and --n_embd 1000000, vocabulary 41: does not fit in the memory of cpu",
     ),
     "empty folder": (["--data", "hollow"], "hollow: the folder has no files"),
     "indivisible heads": (["--n_embd", "10", "--n_head", "4"], "--n_head 4: does not divide --n_embd 10"),

@@ -36,8 +36,8 @@ def find_folders(paths: Sequence[str]) -> list[str]:
     folders: list[str] = []
     for given in paths:
         path = Path(given)
-        inner = [] if is_used(path) or not path.is_dir() else sorted(filter(is_used, path.iterdir()))
-        folders += map(str, inner) if inner else [given]
+        inner = sorted(filter(is_model_run_or_study, path.iterdir())) if path.is_dir() else []
+        folders += map(str, inner) if inner and not is_model_run_or_study(path) else [given]
     return folders
 
 
@@ -45,7 +45,7 @@ def name_of(folder: str) -> str:
     return Path(folder).absolute().name
 
 
-def is_used(path: Path) -> bool:
+def is_model_run_or_study(path: Path) -> bool:
     """Whether a folder is a model, a run or a study."""
     with contextlib.suppress(PermissionError):
         return any((path / name).exists() for name in ("config.json", RUN, STUDY))
@@ -76,7 +76,7 @@ def describe(folder: str) -> dict[str, Any]:
 def explain_routes(paths: Sequence[str], worker: Worker, timeout: float) -> APIRouter:
     router = APIRouter()
     # one model, and one study, is explained at a time
-    model_turn, study_turn = asyncio.Lock(), threading.Lock()
+    model_lock, study_lock = asyncio.Lock(), threading.Lock()
 
     def find(name: str) -> Path:
         for folder in find_folders(paths):
@@ -92,12 +92,12 @@ def explain_routes(paths: Sequence[str], worker: Worker, timeout: float) -> APIR
     def read_folder(name: str) -> dict[str, Any]:
         path = find(name)
         run = read(read_run, path) if (path / RUN).exists() else None
-        with study_turn:
+        with study_lock:
             return {"run": run, "study": read(read_study, path) if (path / STUDY).exists() else None}
 
     @router.get("/v1/explain/{name}/{number}", responses=RESPONSES)
     def explain_trial(name: str, number: int) -> dict[str, Any]:
-        with study_turn:
+        with study_lock:
             reasons = read(explain_suggestions, find(name), [number])
         if number not in reasons:
             raise ApiError(404, f"Trial {number} does not exist.")
@@ -108,7 +108,7 @@ def explain_routes(paths: Sequence[str], worker: Worker, timeout: float) -> APIR
         async def compute() -> dict[str, Any]:
             folder = await asyncio.to_thread(find, body.model)
             call = functools.partial(read, explain_model, str(folder), body.text, body.layer, body.head)
-            async with model_turn:
+            async with model_lock:
                 return await asyncio.wrap_future(worker.call(call))
 
         try:
