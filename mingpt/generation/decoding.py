@@ -7,15 +7,17 @@ Sequence b is stored at positions 0 to length[b] - 1 of its row, and so computed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.generation import sampling
-from mingpt.model import GPT
+from mingpt.generation.linear import cache_dtype
+from mingpt.model import GPT, Block
 
 
 @torch.inference_mode()
@@ -62,7 +64,8 @@ class Decoder:
     """Reads growing sequences, of which it stores at most S tokens each, sequence b in row b of its cache."""
 
     def __init__(self, model: GPT, rows: int, S: int):
-        self.model, self.device = model, model.wte.weight.device
+        self.model, self.device, self.dtype = model, model.wte.weight.device, cache_dtype(model)
+        self.blocks = [functions(block) for block in model.h]
         self.caches = self.allocate(rows, S)
         self.lengths: list[int] = []  # of the sequences that are stored
 
@@ -70,7 +73,7 @@ class Decoder:
         """For each block, keys and values (2, rows, nh, S, hs): zeros, since 0 * NaN is NaN."""
         config = self.model.config
         shape = (config.n_layer, 2, rows, config.n_head, S, config.n_embd // config.n_head)
-        return self.model.wte.weight.new_zeros(shape).unbind()
+        return torch.zeros(shape, dtype=self.dtype, device=self.device).unbind()
 
     def reserve(self, rows: int, S: int) -> None:
         """Make room for so many rows and positions, at least twice as many as before where there is too little."""
@@ -140,11 +143,30 @@ class Decoder:
             index = (torch.arange(B, device=self.device)[:, None], positions)
             mask = (torch.arange(end, device=self.device) <= positions)[:, None, None]  # (B, 1, 1, end)
         x = model.embed(idx, positions)  # (B, T, C)
-        for block, cache in zip(model.h, self.caches, strict=True):
-            qkv = block.attn.c_attn(block.ln_1(x)).view(B, T, 3, model.config.n_head, -1)  # (B, T, 3, nh, hs)
+        for (ln_1, c_attn, attn_c_proj, ln_2, c_fc, activation, mlp_c_proj), cache in zip(
+            self.blocks, self.caches, strict=True
+        ):
+            qkv = c_attn(ln_1(x)).to(self.dtype).view(B, T, 3, model.config.n_head, -1)  # (B, T, 3, nh, hs)
             cache.permute(1, 3, 0, 2, 4)[index] = qkv[:, :, 1:]
             q, (k, v) = qkv[:, :, 0].transpose(1, 2), cache[:, rows, :, :end]  # (B, nh, T or end, hs)
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T > 1)  # (B, nh, T, hs)
-            x = x + block.attn.c_proj(y.transpose(1, 2).reshape(B, T, -1))
-            x = x + block.mlp(block.ln_2(x))
+            x = x + attn_c_proj(y.transpose(1, 2).reshape(B, T, -1).to(x.dtype))
+            x = x + mlp_c_proj(activation(c_fc(ln_2(x))))
         return model.ln_f(x)
+
+
+def functions(block: Block) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """The parts of a block in the order in which x passes them.
+
+    As functions: with a single token, the call of a module takes as long as its arithmetic.
+    """
+    attn, mlp = block.attn, block.mlp
+    return (
+        layer_norm(block.ln_1), attn.c_attn.forward, attn.c_proj.forward,
+        layer_norm(block.ln_2), mlp.c_fc.forward, mlp.activation, mlp.c_proj.forward,
+    )  # fmt: skip
+
+
+def layer_norm(module: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    shape, eps = module.normalized_shape, module.eps
+    return partial(torch.layer_norm, normalized_shape=shape, weight=module.weight, bias=module.bias, eps=eps)

@@ -5,12 +5,12 @@
 
 With so few rows a product takes as long as reading W once: the fewer bytes W has and the more cores read, the faster.
 
-float32    `SlicedLinear`. The library behind PyTorch reads with one core. Cut along `in`, the product is a sum of n
-           products, which PyTorch computes side by side:  y = sum_i x_i W_i' + b,  W_i (out, in/n)
+float32    `SlicedLinear`. The library behind PyTorch reads with one core for one row. Cut along `in`, the product is a
+           sum of n products, which PyTorch computes side by side:  y = sum_i x_i W_i' + b,  W_i (out, in/n)
 bfloat16   `PackedLinear`. oneDNN's kernel for a weight in its own layout, which is packed once instead of in each call
 int8       `Int8Linear`. Integers of 8 bits for the weight, with a scale s_o for each output (symmetric, absmax / 127),
            and for each row of x, with its absmax r:  x = r q / 127,  W_o = s_o p_o,  y_o = r s_o (q p_o) / 127 + b_o
-           The sum q p_o is exact, so that a row's result does not depend on the other rows.
+           The sum q p_o is exact, so that a row's result does not depend on the other rows, up to MANY_ROWS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from mingpt.model import GPT
 
 TINY = 1e-12  # in place of a divisor of 0
-MAX_ROWS = 16  # of SlicedLinear; with more, arithmetic takes longer than reading
+MANY_ROWS = 64  # from which oneDNN is faster; batches of single tokens have fewer
+ROWS_AT_ONCE = 256  # of oneDNN's product
 PACKED_FOR = 32  # rows; packed for 1, the head takes a half longer to read, and more rows longer still
 
 
@@ -38,12 +39,12 @@ class SlicedLinear(nn.Module):
         self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        if rows > MAX_ROWS:
+        width = x.shape[-1]
+        if x.numel() > width:  # many rows keep all cores busy as they are
             return F.linear(x, self.weight, self.bias)
         n = count_slices(width, torch.get_num_threads())
-        x_slices = x.reshape(rows, n, width // n).transpose(0, 1)  # (n, M, in/n)
-        y = torch.bmm(x_slices, self.weight.t().view(n, width // n, -1)).sum(0)  # (M, out)
+        W = self.weight.t().view(n, width // n, -1)  # (n, in/n, out)
+        y = torch.bmm(x.view(n, 1, width // n), W).sum(0)  # (1, out)
         y = y if self.bias is None else y.add_(self.bias)
         return y.view(*x.shape[:-1], -1)
 
@@ -66,30 +67,50 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """An nn.Linear in 8-bit integers, of float32 input and output."""
+    """An nn.Linear in 8-bit integers, of float32 input and output.
+
+    Two libraries compute q p, each in its own layout of p: fbgemm a few rows, oneDNN many rows.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
         scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(127)  # (out,)
         p = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
-        zero = torch.zeros_like(scale, dtype=torch.long)
-        self.packed, self.bias = pack_int8(p, scale.double(), zero), bias
-        self.product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+        self.bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()  # as a tensor, found faster
+        self.scale, self.zero = scale, torch.zeros_like(scale, dtype=torch.int32)
+        self.few, self.many = pack_int8(p, scale), torch.ops.onednn.qlinear_prepack(p, None)
+        self.multiply_few = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+        self.multiply_many = torch.ops.onednn.qlinear_pointwise.default
         # without VNNI, the sum of two products is kept in 16 bits, which 2 * 254 * 127 would exceed
         self.levels = 127 if torch.cpu._is_vnni_supported() else 63
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.numel() >= MANY_ROWS * x.shape[-1]:
+            return self.forward_many(x.flatten(0, -2)).view(*x.shape[:-1], -1)
         r = x.abs().amax(-1, True)  # (..., 1)
-        y = self.product(x / r, 1 / self.levels, self.levels + 1, self.packed)  # of a row of zeros any number, times 0
-        return y.mul_(r) if self.bias is None else torch.addcmul(self.bias, y, r)
+        y = self.multiply_few(x / r, 1 / self.levels, self.levels + 1, self.few)
+        return torch.addcmul(self.bias, y, r)  # in a row of zeros, y is any number and r is 0
+
+    def forward_many(self, x: Tensor) -> Tensor:
+        """y (M, out) of x (M, in), so many rows at a time that the intermediate results stay in the cache."""
+        y = x.new_empty(len(x), len(self.scale))
+        for rows, output in zip(x.split(ROWS_AT_ONCE), y.split(ROWS_AT_ONCE), strict=True):
+            r = rows.abs().amax(-1, True).clamp_(min=TINY)  # (m, 1)
+            q = (rows * (self.levels / r)).round_().add_(self.levels + 1).to(torch.uint8)
+            scales = self.many, self.scale, self.zero, None, 1.0, 0  # of the weight, no bias, and of the output
+            product = self.multiply_many(q, 1 / self.levels, self.levels + 1, *scales, torch.float32, "none", [], "")
+            torch.addcmul(self.bias, product, r, out=output)
+        return y
 
 
-def pack_int8(p: Tensor, scale: Tensor, zero: Tensor) -> torch.ScriptObject:
+def pack_int8(p: Tensor, scale: Tensor) -> torch.ScriptObject:
     """The weight in the layout of fbgemm, PyTorch's library for 8-bit integers."""
     torch.backends.quantized.engine = "fbgemm"
+    zero = torch.zeros_like(scale, dtype=torch.long)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a future PyTorch, which setup.cfg excludes, lacks these
-        return torch.ops.quantized.linear_prepack(torch._make_per_channel_quantized_tensor(p, scale, zero, 0), None)
+        weight = torch._make_per_channel_quantized_tensor(p, scale.double(), zero, 0)
+        return torch.ops.quantized.linear_prepack(weight, None)
 
 
 @torch.no_grad()
@@ -113,6 +134,12 @@ def optimize_for_decoding(model: GPT, dtype: str = "float32") -> GPT:
     return model
 
 
+def cache_dtype(model: GPT) -> torch.dtype:
+    """That of the keys and values: bfloat16, which is read in half the time, where the weights are less exact still."""
+    is_int8 = isinstance(model.h[0].attn.c_attn, Int8Linear)
+    return torch.bfloat16 if is_int8 and has_bfloat16() else model.wte.weight.dtype
+
+
 def has_bfloat16() -> bool:
     """Whether oneDNN is part of PyTorch here, and computes in bfloat16 on this processor."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -120,4 +147,4 @@ def has_bfloat16() -> bool:
 
 def has_int8() -> bool:
     """Whether PyTorch computes linear layers in 8-bit integers here: on x86 processors."""
-    return "fbgemm" in torch.backends.quantized.supported_engines
+    return "fbgemm" in torch.backends.quantized.supported_engines and torch.backends.mkldnn.is_available()
