@@ -15,13 +15,16 @@ from mingpt.settings import format_value
 from mingpt.tasks.base import Task
 
 # Fine-tuning changes a trained model little: a few epochs of AdamW with early stopping.
-FINE_TUNING: dict[str, Any] = dict(optimizer="adamw", batch_size=8, patience=3, attention="fused")
+FINE_TUNING: dict[str, Any] = dict(optimizer="adamw", batch_size=8, patience=3)
 FINE_TUNING_WARMUP = 0.1  # fraction of max_iters
 FINE_TUNING_EPOCHS = 3
 # The optimizer's learning rate from scratch times this over n_embd: AdamW's optimum falls with the width (Yang et al.
 # 2022, "Tensor Programs V"), and at GPT-2's 768 channels this gives the usual 5e-5.
 FINE_TUNING_SCALE = 12.8
 LORA_SCALE = 10  # of the learning rate, relative to fine-tuning all weights
+# In bfloat16 on a CPU, the backward pass of fused attention is slower than the explicit one for shorter contexts; at 1024
+# tokens, an update takes 0.4 of the time (tests/benchmarks/LOG.md).
+FUSED_FROM = 512
 
 TASK_SETTINGS = ("label_smoothing", "class_weights", "text_column", "label_column")  # each used by some tasks only
 FREE_IN_FINE_TUNING = ("dropout", "attention")  # architecture that the weights do not depend on
@@ -63,6 +66,9 @@ def resolve(asked: T, facts: Facts) -> T:
         values |= {name: getattr(facts.base, name) for name in Architecture.model_fields} | FINE_TUNING
         values |= {"tokenizer": None, "vocab_size": None}
     values |= given
+    if "attention" not in given:
+        is_long = values["block_size"] >= FUSED_FROM
+        values["attention"] = "fused" if is_long or facts.device != "cpu" else "explicit"
     if values["tokenizer"] != "bpe" and "vocab_size" not in given:
         values["vocab_size"] = None
     optimizer = OPTIMIZER_DEFAULTS[values["optimizer"]]

@@ -115,6 +115,17 @@ def test_a_resolved_config_is_complete_and_follows_the_optimizer(name):
     assert {key for key, value in config if value is None} == optional
 
 
+def test_attention_is_fused_for_long_contexts_and_on_a_gpu():
+    def attention(base=None, device="cpu", **settings):
+        return resolve(TrainConfig(**settings), Facts(SomeTask, 100, base=base, device=device)).attention
+
+    assert attention() == attention(block_size=511) == attention(base=BASE) == "explicit"
+    assert attention(block_size=512) == attention(device="cuda") == attention(device="mps") == "fused"
+    long = BASE.model_copy(update={"block_size": 1024})
+    assert (attention(base=long), attention(base=long, block_size=64)) == ("fused", "explicit")
+    assert attention(device="cuda", attention="explicit") == "explicit"
+
+
 def test_batches_and_their_number_follow_task_and_data():
     def max_iters(base=None, task=SomeTask, **facts):
         return resolve(TrainConfig(batch_size=8, block_size=32), Facts(task, base=base, **facts)).max_iters

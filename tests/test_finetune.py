@@ -46,7 +46,7 @@ def test_the_model_gives_the_architecture_and_fine_tuning_the_defaults(folder):
     assert task.batch(0)[0].shape == (2, 8)  # shorter windows, and the model's own positions
     assert (model.block_size, model.vocab_size, model.layer_norm_epsilon) == (32, 260, 1e-3)
     assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (2, 2, 16, 32)
-    assert (config.dropout, config.activation, config.attention) == (0.1, "gelu_new", "fused")
+    assert (config.dropout, config.activation, config.attention) == (0.1, "gelu_new", "explicit")
     assert (config.optimizer, config.tokenizer, config.vocab_size) == ("adamw", None, None) and config.patience > 0
     assert config.max_iters == 3 * -(-(len(TEXT) * 9 // 10 // 32) // 8)  # three epochs
     assert config.warmup_iters == round(0.1 * config.max_iters)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mingpt.generation import sampling
+from mingpt.generation.graph import Graph
 from mingpt.generation.linear import cache_dtype
 from mingpt.model import GPT, Block
 
@@ -70,6 +71,7 @@ class Decoder:
         self.blocks = [functions(block) for block in model.h]
         self.caches = self.allocate(rows, S)
         self.lengths: list[int] = []  # of the sequences that are stored
+        self.graphs: dict[int, Graph] = {}  # on a GPU, by the number of sequences
 
     def allocate(self, rows: int, S: int) -> Sequence[Tensor]:
         """For each block, keys and values (2, rows, nh, S, hs): zeros, since 0 * NaN is NaN."""
@@ -88,6 +90,7 @@ class Decoder:
         for new, old in zip(larger, self.caches, strict=True):
             new[:, :old_rows, :, :old_S] = old
         self.caches = larger
+        self.graphs.clear()  # they read the old caches
 
     def read(self, sequences: list[list[int]]) -> Tensor:
         """The hidden states (B, C) after the last tokens: of whole sequences first, then with one more token each.
@@ -103,14 +106,26 @@ class Decoder:
             if self.lengths[b] == self.model.config.block_size:
                 self.prefill([tokens[-window_size(self.lengths[b]) :]], row=b)
                 self.lengths[b] -= 1  # the newest token is read below
+        idx = torch.tensor([tokens[-1:] for tokens in sequences], device=self.device)  # (B, 1)
+        x = self.replay(idx) if self.device.type == "cuda" else self.step(idx)  # (B, 1, C)
+        self.lengths = [length + 1 for length in self.lengths]
+        return x[:, 0]
+
+    def step(self, idx: Tensor) -> Tensor:
+        """The hidden states (B, 1, C) of one more token of each sequence, idx (B, 1)."""
         end = max(self.lengths) + 1
         positions: slice | Tensor = slice(end - 1, end)
         if min(self.lengths) != max(self.lengths):
             positions = torch.tensor(self.lengths, device=self.device)[:, None]  # (B, 1)
-        idx = torch.tensor([tokens[-1:] for tokens in sequences], device=self.device)  # (B, 1)
-        x = self.hidden_states(idx, slice(0, len(sequences)), positions, end)  # (B, 1, C)
-        self.lengths = [length + 1 for length in self.lengths]
-        return x[:, 0]
+        return self.hidden_states(idx, positions, slice(0, len(idx)), end)
+
+    def replay(self, idx: Tensor) -> Tensor:
+        """The same by a CUDA graph for each B, which attends to the whole cache, since shapes are fixed."""
+        B, S = len(idx), self.caches[0].shape[3]
+        positions = torch.tensor(self.lengths, device=self.device)[:, None]  # (B, 1)
+        if B not in self.graphs:
+            self.graphs[B] = Graph(partial(self.hidden_states, rows=slice(0, B), end=S), idx, positions)
+        return self.graphs[B](idx, positions)
 
     def prefill(self, sequences: list[list[int]], row: int = 0) -> Tensor:
         """Store sequences in rows row, row + 1, ...; returns their hidden states (n, T, C), padded on the right.
@@ -125,7 +140,7 @@ class Decoder:
         padded = [tokens + [0] * (T - len(tokens)) for tokens in sequences]  # on the right: no token sees the padding
         idx = torch.tensor(padded, device=self.device)  # (n, T)
         self.lengths[row : row + n] = lengths
-        return self.hidden_states(idx, slice(row, row + n), slice(0, T), T)  # (n, T, C)
+        return self.hidden_states(idx, slice(0, T), slice(row, row + n), T)  # (n, T, C)
 
     def remove(self, row: int) -> None:
         """Let a sequence leave: the last one takes its row."""
@@ -136,7 +151,7 @@ class Decoder:
         self.lengths.pop()
 
     @torch.inference_mode()
-    def hidden_states(self, idx: Tensor, rows: slice, positions: slice | Tensor, end: int) -> Tensor:
+    def hidden_states(self, idx: Tensor, positions: slice | Tensor, rows: slice, end: int) -> Tensor:
         """The hidden states (B, T, C) of tokens idx (B, T), which attend to the first `end` positions of their rows.
 
         positions is a slice of T where all sequences are equally long, else (B, 1).

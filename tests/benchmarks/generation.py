@@ -4,8 +4,8 @@
                                           [--lengths 16,896] [--trained FOLDER]
 
 Both read the same folder; ours in int8 is beside theirs in bfloat16, and beside CTranslate2's int8 where that is
-installed, in turns too, but in a process of its own. With --trained, the
-loss and the greedy choices of a trained model in each dtype, on the validation part of its data.
+installed, in turns too, but in a process of its own. With --trained, the loss and the greedy choices of a trained model
+in each dtype, on the validation part of its data. On a GPU: --device cuda --dtypes float32,bfloat16.
 
 Every figure is the median of rounds in which ours and theirs take turns, greedy, with nothing but the model's scores to
 choose by. A rate is that of the tokens after the first. The bound is what reading every weight once per token would
@@ -271,7 +271,7 @@ def main() -> None:
         random_folder(folder)
         print(f"{torch.get_num_threads()} threads, a matrix is read at {bandwidth(options.device) / 1e9:.1f} GB/s")
         compare(folder, options)
-        if importlib.util.find_spec("ctranslate2"):
+        if "int8" in options.dtypes and importlib.util.find_spec("ctranslate2"):
             compare_with_ctranslate2(folder, options)
         loading(folder, options)
 
