@@ -22,8 +22,8 @@ FINE_TUNING_EPOCHS = 3
 # 2022, "Tensor Programs V"), and at GPT-2's 768 channels this gives the usual 5e-5.
 FINE_TUNING_SCALE = 12.8
 LORA_SCALE = 10  # of the learning rate, relative to fine-tuning all weights
-# In bfloat16 on a CPU, the backward pass of fused attention is slower than the explicit one for shorter contexts; at 1024
-# tokens, an update takes 0.4 of the time (tests/benchmarks/LOG.md).
+# Tokens from which attention is fused by default on a CPU. Below, its backward pass is slower in bfloat16; at 1,024, an
+# update takes 0.4 of the time (tests/benchmarks/LOG.md).
 FUSED_FROM = 512
 
 TASK_SETTINGS = ("label_smoothing", "class_weights", "text_column", "label_column")  # each used by some tasks only

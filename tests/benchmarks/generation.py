@@ -33,7 +33,7 @@ import torch
 from mingpt.checkpoint import RunFolder
 from mingpt.config import GPTConfig
 from mingpt.data.tokenizer import load_tokenizer
-from mingpt.generation.decoding import generate
+from mingpt.generation.decoding import Decoder, generate
 from mingpt.generation.linear import SlicedLinear, optimize_for_decoding
 from mingpt.model import GPT
 from mingpt.tasks.text import TextTask
@@ -203,7 +203,7 @@ def compare_with_ctranslate2(folder: Path, options: argparse.Namespace) -> None:
         process.stdin.close()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def accuracy(folder: Path, dtypes: list[str], windows: int = 40) -> None:
     """Of a trained model: the loss on the validation part of its data, and how often the greedy token is float32's."""
     config, _ = RunFolder.open(str(folder)).load_settings()
@@ -212,7 +212,8 @@ def accuracy(folder: Path, dtypes: list[str], windows: int = 40) -> None:
     ids = torch.from_numpy(data.validation[: windows * (T + 1)].astype("int64")).view(windows, T + 1)
     reference = GPT.from_pretrained(folder)(ids[:, :-1]).argmax(-1)
     for dtype in dtypes:
-        logits = load(folder, dtype)(ids[:, :-1]).float()
+        model = load(folder, dtype)
+        logits = model.head(Decoder(model, windows, T).prefill(ids[:, :-1].tolist())).float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         same = (logits.argmax(-1) == reference).float().mean()
         print(f"{dtype:10} loss {loss:.4f} nats a token, greedy token as in float32 {same:.4f}")

@@ -5,7 +5,7 @@
 
 Ours is `python train.py` with these flags, with its default optimizer and with AdamW. The plain loop is nanoGPT's
 recipe on a module of the same shape (training.py): bfloat16 autocast, fused AdamW, clipping, the loss read in each
-update, compiled if --compile. Each figure is the median of the last four of five blocks of updates, without evaluations.
+update, compiled if --compile. Each figure is the median of the last four of five blocks of updates.
 
 FLOPs of a token: 6 N + 12 L C T, with N parameters of which the head is part; the attention is not halved for its mask.
 """
