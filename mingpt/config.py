@@ -49,7 +49,9 @@ class Architecture(Settings):
     block_size: int = setting(64, "context length in tokens", ge=1)
     dropout: float = setting(0.0, "dropout probability", ge=0, lt=1)
     attention: Literal["explicit", "fused"] = setting(
-        "explicit", "softmax(QK'/sqrt(d))V written out, or PyTorch's fused kernel: for 512 tokens or on a GPU"
+        "explicit",
+        "softmax(QK'/sqrt(d))V written out, or PyTorch's fused kernel",
+        follows="device and block_size: fused for long contexts and on a GPU",
     )
     activation: Literal["gelu", "gelu_new"] = setting(
         "gelu", "exact GELU, or the tanh approximation that GPT-2 was trained with"

@@ -22,9 +22,9 @@ FINE_TUNING_EPOCHS = 3
 # 2022, "Tensor Programs V"), and at GPT-2's 768 channels this gives the usual 5e-5.
 FINE_TUNING_SCALE = 12.8
 LORA_SCALE = 10  # of the learning rate, relative to fine-tuning all weights
-# Tokens from which attention is fused by default on a CPU. Below, its backward pass is slower in bfloat16; at 1,024, an
-# update takes 0.4 of the time (tests/benchmarks/LOG.md).
-FUSED_FROM = 512
+# Tokens from which attention is fused by default on a CPU, where the backward pass of the fused kernel is slow in
+# bfloat16 (tests/benchmarks/LOG.md); it takes less memory, too.
+FUSED_FROM = {"float32": 128, "bfloat16": 512}
 
 TASK_SETTINGS = ("label_smoothing", "class_weights", "text_column", "label_column")  # each used by some tasks only
 FREE_IN_FINE_TUNING = ("dropout", "attention")  # architecture that the weights do not depend on
@@ -67,8 +67,8 @@ def resolve(asked: T, facts: Facts) -> T:
         values |= {"tokenizer": None, "vocab_size": None}
     values |= given
     if "attention" not in given:
-        is_long = values["block_size"] >= FUSED_FROM
-        values["attention"] = "fused" if is_long or facts.device != "cpu" else "explicit"
+        is_long = facts.device == "cpu" and values["block_size"] >= FUSED_FROM[facts.dtype]
+        values["attention"] = "fused" if is_long or facts.device == "cuda" else "explicit"
     if values["tokenizer"] != "bpe" and "vocab_size" not in given:
         values["vocab_size"] = None
     optimizer = OPTIMIZER_DEFAULTS[values["optimizer"]]

@@ -25,7 +25,7 @@ def setting(
 
     help     what it is, and its unit
     group    the heading of --help under which it stands; left out: that of the class
-    follows  for a default of None: what decides the value instead
+    follows  what decides the value where none is given
     metavar  what --help shows in place of the value
     limits   ge, gt, le, lt as in pydantic
     """

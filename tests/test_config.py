@@ -116,11 +116,13 @@ def test_a_resolved_config_is_complete_and_follows_the_optimizer(name):
 
 
 def test_attention_is_fused_for_long_contexts_and_on_a_gpu():
-    def attention(base=None, device="cpu", **settings):
-        return resolve(TrainConfig(**settings), Facts(SomeTask, 100, base=base, device=device)).attention
+    def attention(base=None, device="cpu", dtype="bfloat16", **settings):
+        return resolve(TrainConfig(**settings), Facts(SomeTask, 100, base=base, device=device, dtype=dtype)).attention
 
-    assert attention() == attention(block_size=511) == attention(base=BASE) == "explicit"
-    assert attention(block_size=512) == attention(device="cuda") == attention(device="mps") == "fused"
+    assert attention() == attention(block_size=511) == attention(base=BASE) == attention(dtype="float32") == "explicit"
+    assert (
+        attention(block_size=512) == attention(device="cuda") == attention(block_size=128, dtype="float32") == "fused"
+    )
     long = BASE.model_copy(update={"block_size": 1024})
     assert (attention(base=long), attention(base=long, block_size=64)) == ("fused", "explicit")
     assert attention(device="cuda", attention="explicit") == "explicit"

@@ -44,8 +44,9 @@ def windows_without_cache(model: GPT, prompt: list[int], n: int) -> list[list[in
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
-@pytest.mark.parametrize("prompts", [RAGGED, EVEN])
-def test_hidden_states_are_those_of_the_model_also_after_sliding(settings, prompts):
+@pytest.mark.parametrize(("prompts", "at_once"), [(RAGGED, 1024), (RAGGED, 33), (EVEN, 1024), (EVEN, 1)])
+def test_hidden_states_are_those_of_the_model_also_after_sliding(monkeypatch, settings, prompts, at_once):
+    monkeypatch.setattr("mingpt.generation.decoding.PROMPT_TOKENS", at_once)
     model = random_model(**settings)
     windows = [windows_without_cache(model, prompt, 40) for prompt in prompts]
     decoder = Decoder(model, len(prompts), model.config.block_size)
@@ -104,7 +105,7 @@ needs_int8 = pytest.mark.skipif(not has_int8(), reason="PyTorch has these kernel
 
 
 @needs_int8
-@pytest.mark.parametrize("rows", [6, MANY_ROWS, 300])
+@pytest.mark.parametrize("rows", [MANY_ROWS - 2, MANY_ROWS, 300])
 def test_int8_is_the_product_of_rounded_weights_and_inputs_of_each_row(rows):
     torch.manual_seed(0)
     linear = torch.nn.Linear(40, 50).requires_grad_(False)
@@ -117,7 +118,7 @@ def test_int8_is_the_product_of_rounded_weights_and_inputs_of_each_row(rows):
     p = (linear.weight.double() / s[:, None]).round()
     q = (x.double() / r.clamp(min=1e-9) * layer.levels).round()
     expected = linear.bias.double() + (q @ p.T) * s * r / layer.levels
-    torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=2 * (s.max() * r.max()).item())  # ties, rounded
+    torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=2.1 * (s.max() * r.max()).item())  # ties
     assert (y.double() - expected).abs().mean() < 1e-3
     assert (y - linear(x)).norm() < 0.03 * linear(x).norm()
     torch.testing.assert_close(y[1], linear.bias.expand(2, 50))
@@ -125,13 +126,18 @@ def test_int8_is_the_product_of_rounded_weights_and_inputs_of_each_row(rows):
 
 @needs_int8
 def test_int8_gives_a_row_of_few_the_same_bits_beside_any_others():
+    torch.manual_seed(0)
     layer = Int8Linear(torch.randn(50, 40), torch.randn(50))
     x = torch.randn(MANY_ROWS - 1, 40) * torch.rand(MANY_ROWS - 1, 1)
-    assert torch.equal(torch.cat([layer(row) for row in x.split(5)]), layer(x))
+    assert torch.equal(torch.cat([layer(row) for row in x.split(1)]), layer(x))
 
 
 @needs_int8
-def test_int8_decoding_is_near_float32_alone_and_in_a_batch():
+@pytest.mark.parametrize("is_old", [False, True], ids=["this processor", "without VNNI and bfloat16"])
+def test_int8_decoding_is_near_float32_alone_and_in_a_batch(monkeypatch, is_old):
+    if is_old:
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     model = random_model()
     fast = optimize_for_decoding(copy.deepcopy(model), "int8")
     idx = torch.randint(0, 37, (4, 16), generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,7 @@
 
 Notation as in model.py, and: S positions of the cache, at most block_size; length[b] tokens of sequence b are stored.
 
-Sequence b is stored at positions 0 to length[b] - 1 of its row, and so computed as it would be alone.
+Sequence b is stored at positions 0 to length[b] - 1 of its row, and so computed as it would be alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mingpt.generation.graph import Graph
 from mingpt.generation.linear import cache_dtype
 from mingpt.model import GPT, Block
 
-PROMPT_TOKENS = 1024  # read at once, or a single longer prompt: intermediate results of more take longer from memory
+PROMPT_TOKENS = 1024  # read at once, or a single longer prompt: on a CPU more take longer, since they exceed its caches
 
 
 @torch.inference_mode()
@@ -35,9 +35,9 @@ def generate(
 ) -> Iterator[Tensor]:
     """Continue B prompts, of at least one token each; yields columns (B, 1) of new tokens.
 
-    Prompt b draws from the random stream (seed, first + b), so that its text does not depend on the others in the
-    batch; without a seed, from the system's entropy. `options` are those of sampling.sample. The model must be in
-    evaluation mode.
+    Prompt b draws from the random stream (seed, first + b), so that its text, up to rounding, does not depend on the
+    others in the batch; without a seed, from the system's entropy. `options` are those of sampling.sample. The model
+    must be in evaluation mode.
     """
     sequences = [[int(token) for token in prompt] for prompt in prompts]
     block_size = model.config.block_size
@@ -64,11 +64,14 @@ def window_size(block_size: int) -> int:
 
 
 class Decoder:
-    """Reads growing sequences, of which it stores at most S tokens each, sequence b in row b of its cache."""
+    """Reads growing sequences, of which it stores at most S tokens each, sequence b in row b of its cache.
+
+    The model must be in evaluation mode.
+    """
 
     def __init__(self, model: GPT, rows: int, S: int):
         self.model, self.device, self.dtype = model, model.wte.weight.device, cache_dtype(model)
-        self.blocks = [functions(block) for block in model.h]
+        self.blocks = [block_functions(block) for block in model.h]
         self.caches = self.allocate(rows, S)
         self.lengths: list[int] = []  # of the sequences that are stored
         self.graphs: dict[int, Graph] = {}  # on a GPU, by the number of sequences
@@ -98,10 +101,12 @@ class Decoder:
         A sequence that fills the context continues from its newest `window_size` tokens, at new positions.
         """
         if not self.lengths:
-            n = max(1, PROMPT_TOKENS // max(map(len, sequences)))
-            parts = [self.prefill(sequences[b : b + n], row=b) for b in range(0, len(sequences), n)]  # (n, T, C) each
-            hidden = [row for x in parts for row in x]
-            return torch.stack([x[length - 1] for x, length in zip(hidden, self.lengths, strict=True)])
+            n = max(1, PROMPT_TOKENS // min(max(map(len, sequences)), self.model.config.block_size))
+            newest = []
+            for b in range(0, len(sequences), n):
+                x = self.prefill(sequences[b : b + n], row=b)  # (n, T, C)
+                newest.append(x[torch.arange(len(x)), torch.tensor(self.lengths[b:]) - 1])
+            return torch.cat(newest)
         for b, tokens in enumerate(sequences):
             if self.lengths[b] == self.model.config.block_size:
                 self.prefill([tokens[-window_size(self.lengths[b]) :]], row=b)
@@ -154,7 +159,7 @@ class Decoder:
     def hidden_states(self, idx: Tensor, positions: slice | Tensor, rows: slice, end: int) -> Tensor:
         """The hidden states (B, T, C) of tokens idx (B, T), which attend to the first `end` positions of their rows.
 
-        positions is a slice of T where all sequences are equally long, else (B, 1).
+        positions is a slice of T that all sequences share, or (B, 1).
         """
         model, (B, T) = self.model, idx.shape
         index, mask = (rows, positions), None
@@ -174,10 +179,10 @@ class Decoder:
         return model.ln_f(x)
 
 
-def functions(block: Block) -> tuple[Callable[[Tensor], Tensor], ...]:
-    """The parts of a block in the order in which x passes them.
+def block_functions(block: Block) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """The parts of a block, without dropout, in the order in which x passes them.
 
-    As functions: with a single token, the call of a module takes as long as its arithmetic.
+    As functions: calling modules took a tenth of the time of a token.
     """
     attn, mlp = block.attn, block.mlp
     return (
@@ -187,5 +192,6 @@ def functions(block: Block) -> tuple[Callable[[Tensor], Tensor], ...]:
 
 
 def layer_norm(module: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    """The function of a LayerNorm."""
     shape, eps = module.normalized_shape, module.eps
     return partial(torch.layer_norm, normalized_shape=shape, weight=module.weight, bias=module.bias, eps=eps)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARMUP = 2  # calls before the recording, in which libraries allocate their workspaces
+WARMUP = 2  # calls before the recording, in which libraries initialize
 
 
 class Graph:
@@ -19,19 +19,22 @@ class Graph:
 
     def __init__(self, function: Callable[..., Tensor], *inputs: Tensor):
         self.inputs = [x.clone() for x in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARMUP):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
-            self.output = function(*self.inputs)
+        with torch.cuda.device(inputs[0].device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARMUP):
+                    function(*self.inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            # cuBLAS allocates its workspace anew, in the memory of this graph: it must not end with another's
+            torch._C._cuda_clearCublasWorkspaces()
+            with torch.cuda.graph(self.graph, stream=stream):
+                self.output = function(*self.inputs)
+            torch._C._cuda_clearCublasWorkspaces()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The output, which the next call overwrites."""
         for place, x in zip(self.inputs, inputs, strict=True):
             place.copy_(x)
         self.graph.replay()
-        return self.output
+        return self.output.clone()

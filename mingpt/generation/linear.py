@@ -10,12 +10,13 @@ float32    `SlicedLinear`. The library behind PyTorch reads with one core for on
 bfloat16   `PackedLinear`. oneDNN's kernel for a weight in its own layout, which is packed once instead of in each call
 int8       `Int8Linear`. Integers of 8 bits for the weight, with a scale s_o for each output (symmetric, absmax / 127),
            and for each row of x, with its absmax r:  x = r q / 127,  W_o = s_o p_o,  y_o = r s_o (q p_o) / 127 + b_o
-           The sum q p_o is exact, so that a row's result does not depend on the other rows, up to MANY_ROWS.
+           The sum q p_o is exact, so that among fewer than MANY_ROWS a row's result does not depend on the others.
 """
 
 from __future__ import annotations
 
 import functools
+import platform
 import warnings
 
 import torch
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from mingpt.model import GPT
 
 TINY = 1e-12  # in place of a divisor of 0
-MANY_ROWS = 6  # from which oneDNN is faster than fbgemm
+MANY_ROWS = 6  # from which oneDNN is faster than fbgemm (a Xeon with AMX; tests/benchmarks/LOG.md)
 PACKED_FOR = 32  # rows; packed for 1, the head takes a half longer to read, and more rows longer still
 
 
@@ -39,7 +40,7 @@ class SlicedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
-        if x.numel() > width:  # many rows keep all cores busy as they are
+        if x.numel() > width:  # several rows keep all cores busy as they are
             return F.linear(x, self.weight, self.bias)
         n = count_slices(width, torch.get_num_threads())
         W = self.weight.t().view(n, width // n, -1)  # (n, in/n, out)
@@ -68,7 +69,7 @@ class PackedLinear(nn.Module):
 class Int8Linear(nn.Module):
     """An nn.Linear in 8-bit integers, of float32 input and output.
 
-    Two libraries compute q p, each in its own layout of p: fbgemm a few rows, oneDNN many rows.
+    Two libraries compute q p, each with its own copy of p in its layout: fbgemm for few rows, oneDNN for many.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
@@ -76,22 +77,24 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(127)  # (out,)
         p = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
         self.bias = None if bias is None else bias.detach()  # found faster than a parameter
-        self.scale, self.zero = scale, torch.zeros_like(scale, dtype=torch.int32)
-        self.few, self.many = pack_int8(p, scale), torch.ops.onednn.qlinear_prepack(p, None)
+        self.scale, self.no_zeros = scale, torch.zeros_like(scale, dtype=torch.int32)
+        self.weight_few, self.weight_many = pack_int8(p, scale), torch.ops.onednn.qlinear_prepack(p, None)
         self.multiply_few = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
         self.multiply_many = torch.ops.onednn.qlinear_pointwise.default
         # without VNNI, the sum of two products is kept in 16 bits, which 2 * 254 * 127 would exceed
         self.levels = 127 if torch.cpu._is_vnni_supported() else 63
-        self.half = torch.tensor(self.levels + 1.5)
+        self.zero = self.levels + 1  # as an unsigned integer
+        self.rounding = torch.tensor(self.zero + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         r = x.abs().amax(-1, True)  # (..., 1); in a row of zeros, any q will do
         if x.numel() < MANY_ROWS * x.shape[-1]:
-            y = self.multiply_few(x / r, 1 / self.levels, self.levels + 1, self.few)
+            y = self.multiply_few(x / r, 1 / self.levels, self.zero, self.weight_few)
         else:
-            q = torch.addcmul(self.half, x, self.levels / r).to(torch.uint8)  # rounded, and levels + 1 more
-            weight = self.many, self.scale, self.zero, None  # no bias
-            y = self.multiply_many(q, 1 / self.levels, self.levels + 1, *weight, 1.0, 0, torch.float32, "none", [], "")
+            q = torch.addcmul(self.rounding, x, self.levels / r).to(torch.uint8)
+            weight, bias = (self.weight_many, self.scale, self.no_zeros), None
+            output = 1.0, 0, torch.float32, "none", [], ""  # scale, zero, dtype, and no other function applied
+            y = self.multiply_many(q, 1 / self.levels, self.zero, *weight, bias, *output)
         return y.mul_(r) if self.bias is None else torch.addcmul(self.bias, y, r)
 
 
@@ -129,7 +132,7 @@ def optimize_for_decoding(model: GPT, dtype: str = "float32") -> GPT:
 def cache_dtype(model: GPT) -> torch.dtype:
     """That of the keys and values: bfloat16, which is read in half the time, where the weights are less exact still."""
     is_int8 = isinstance(model.h[0].attn.c_attn, Int8Linear)
-    return torch.bfloat16 if is_int8 and has_bfloat16() else model.wte.weight.dtype
+    return torch.bfloat16 if is_int8 and torch.cpu._is_avx512_bf16_supported() else model.wte.weight.dtype
 
 
 def has_bfloat16() -> bool:
@@ -139,4 +142,5 @@ def has_bfloat16() -> bool:
 
 def has_int8() -> bool:
     """Whether PyTorch computes linear layers in 8-bit integers here: on x86 processors."""
-    return "fbgemm" in torch.backends.quantized.supported_engines and torch.backends.mkldnn.is_available()
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")  # PyTorch may name fbgemm on others too
+    return is_x86 and "fbgemm" in torch.backends.quantized.supported_engines and torch.backends.mkldnn.is_available()

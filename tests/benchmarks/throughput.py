@@ -49,12 +49,15 @@ def plain(options: argparse.Namespace, vocab: int) -> float:
     tokens = torch.randint(vocab, (1_000_000,))
     model = PlainGPT(vocab, options.n_layer, options.n_head, options.n_embd, T).to(device)
     forward = torch.compile(model) if options.compile else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device == "cuda")
+    matrices, vectors = ([w for w in model.parameters() if (w.dim() > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=device == "cuda")
 
     def update() -> None:
         starts = torch.randint(len(tokens) - T, (B,)).tolist()
-        x = torch.stack([tokens[s : s + T] for s in starts]).to(device)
-        y = torch.stack([tokens[s + 1 : s + T + 1] for s in starts]).to(device)
+        x, y = (torch.stack([tokens[s + i : s + i + T] for s in starts]) for i in (0, 1))
+        if device == "cuda":
+            x, y = (ids.pin_memory().to(device, non_blocking=True) for ids in (x, y))
         with torch.autocast(device, torch.bfloat16):
             loss = F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
         loss.backward()
