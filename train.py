@@ -56,6 +56,7 @@ def start_and_train(asked: TrainConfig) -> int:
 def train(run: Run) -> int:
     """Train and report; returns the exit code."""
     from mingpt import distributed, trainer
+    from mingpt.device import memory_errors
     from mingpt.plot import plot_losses
 
     config, state, folder = run.config, run.state, run.folder.path
@@ -63,12 +64,14 @@ def train(run: Run) -> int:
         print(f"{folder} is finished: {describe_best(run)}")
         print(f"continue      {resume_command(run)} --max_iters {2 * config.max_iters}")
         return 0
-    print_header(run)
+    size = f"--batch_size {config.batch_size}, --gradient_accumulation {config.gradient_accumulation}: an update"
     try:
         with (
+            memory_errors(size, config.device),
             cli.StopRequest("stopping after this update") as stop,
             contextlib.closing(trainer.train(config, run.task, run.folder, state, lambda: stop.is_set)) as evaluations,
         ):
+            print_header(run)
             print_evaluations(evaluations, run.task.metric)
     except trainer.Diverged as error:
         return explain_divergence(error, run)

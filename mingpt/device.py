@@ -5,7 +5,9 @@ Chosen by what the machine can do, never by timing: a resumed run must choose th
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from mingpt.errors import UserError
 
@@ -45,3 +47,14 @@ def default_threads(processes: int = 1) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(1, cores // processes), MAX_THREADS)
+
+
+@contextlib.contextmanager
+def memory_errors(what: str, device: str) -> Iterator[None]:
+    """Raises UserError, that `what` does not fit, where memory is exhausted."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # as in the errors of all allocators
+            raise
+        raise UserError(f"{what} does not fit in the memory of {device}") from None

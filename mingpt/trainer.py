@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mingpt import distributed, lora
 from mingpt.checkpoint import RunFolder
 from mingpt.config import GPTConfig, TrainConfig
-from mingpt.errors import UserError
+from mingpt.device import memory_errors
 from mingpt.model import GPT
 from mingpt.optim import OPTIMIZERS
 from mingpt.pretrained import from_tensors
@@ -69,7 +69,8 @@ class State:
     def __init__(self, config: TrainConfig, model_config: GPTConfig, tensors: dict[str, Tensor] | None = None):
         """Raises UserError where it does not fit in memory."""
         torch.manual_seed(config.seed)
-        try:
+        size = f"--n_layer {config.n_layer}, --n_embd {config.n_embd}, vocabulary {model_config.vocab_size:,}"
+        with memory_errors(f"{size}: the model", config.device):
             model = GPT(model_config) if tensors is None else from_tensors(GPT, model_config, tensors)
             if config.lora_rank:
                 lora.add_adapters(model, config.lora_rank)
@@ -79,11 +80,6 @@ class State:
             if config.compile:
                 self.model.hidden_states = torch.compile(self.model.hidden_states)  # which every task calls
             self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
-        except RuntimeError as error:
-            if "memory" not in str(error):  # which the errors of all allocators have in common
-                raise
-            size = f"--n_layer {config.n_layer} and --n_embd {config.n_embd}, vocabulary {model_config.vocab_size:,}"
-            raise UserError(f"{size}: does not fit in the memory of {config.device}") from None
         self.progress = Progress(max_iters=config.max_iters)
         self.metrics: list[dict[str, Any]] = []  # of each evaluation
         self.start = time.perf_counter()

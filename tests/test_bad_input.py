@@ -24,7 +24,7 @@ BAD = {
     "long name": (["--data", "x" * 300], "xxx: File name too long"),
     "out of memory": (
         ["--data", "fox.txt", "--n_embd", "1000000"],
-        "--n_layer 2 and --n_embd 1000000, vocabulary 41: does not fit in the memory of cpu",
+        "--n_layer 2, --n_embd 1000000, vocabulary 41: the model does not fit in the memory of cpu",
     ),
     "empty folder": (["--data", "hollow"], "hollow: the folder has no files"),
     "indivisible heads": (["--n_embd", "10", "--n_head", "4"], "--n_head 4: does not divide --n_embd 10"),
@@ -81,6 +81,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, case):
     assert_refused(result, problem)
     assert result.stdout == "" and len(result.stderr.splitlines()) == 1
     assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+def test_an_update_that_exhausts_the_memory_is_one_line(folder):
+    size = ["--batch_size", "10000000000000"]
+    result = run_in_process("--data", "fox.txt", "--n_embd", "8", "--out_dir", "out/large", *size, cwd=folder)
+    problem = f"{' '.join(size)}, --gradient_accumulation 1: an update does not fit in the memory of cpu"
+    assert_refused(result, problem)
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_all_problems_are_reported_at_once(folder):
