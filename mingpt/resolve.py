@@ -67,7 +67,10 @@ def resolve(asked: T, facts: Facts) -> T:
         values |= {"tokenizer": None, "vocab_size": None}
     values |= given
     if "attention" not in given:
-        is_long = facts.device == "cpu" and values["block_size"] >= FUSED_FROM[facts.dtype]
+        context = (
+            facts.base.block_size if facts.base else values["block_size"]
+        )  # of the model, whatever the windows are
+        is_long = facts.device == "cpu" and context >= FUSED_FROM[facts.dtype]
         values["attention"] = "fused" if is_long or facts.device == "cuda" else "explicit"
     if values["tokenizer"] != "bpe" and "vocab_size" not in given:
         values["vocab_size"] = None

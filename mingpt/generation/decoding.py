@@ -20,7 +20,9 @@ from mingpt.generation.graph import Graph
 from mingpt.generation.linear import cache_dtype
 from mingpt.model import GPT, Block
 
-PROMPT_TOKENS = 1024  # read at once, or a single longer prompt: on a CPU more take longer, since they exceed its caches
+# Tokens of prompts that a CPU reads at once in float32 or int8, or a single longer prompt: more take longer, since
+# their intermediate results exceed its caches (tests/benchmarks/LOG.md). In bfloat16 they are half as large.
+PROMPT_TOKENS = 1024
 
 
 @torch.inference_mode()
@@ -101,7 +103,9 @@ class Decoder:
         A sequence that fills the context continues from its newest `window_size` tokens, at new positions.
         """
         if not self.lengths:
-            n = max(1, PROMPT_TOKENS // min(max(map(len, sequences)), self.model.config.block_size))
+            n = len(sequences)
+            if self.device.type == "cpu" and self.model.wte.weight.dtype == torch.float32:
+                n = max(1, PROMPT_TOKENS // min(max(map(len, sequences)), self.model.config.block_size))
             newest = []
             for b in range(0, len(sequences), n):
                 x = self.prefill(sequences[b : b + n], row=b)  # (n, T, C)
