@@ -118,7 +118,8 @@ def test_int8_is_the_product_of_rounded_weights_and_inputs_of_each_row(rows):
     p = (linear.weight.double() / s[:, None]).round()
     q = (x.double() / r.clamp(min=1e-9) * layer.levels).round()
     expected = linear.bias.double() + (q @ p.T) * s * r / layer.levels
-    torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=2.1 * (s.max() * r.max()).item())  # ties
+    tie = 127 / layer.levels * (s.max() * r.max()).item()  # what the other rounding of one input changes at most
+    torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=1.05 * tie)
     assert (y.double() - expected).abs().mean() < 1e-3
     assert (y - linear(x)).norm() < 0.03 * linear(x).norm()
     torch.testing.assert_close(y[1], linear.bias.expand(2, 50))
@@ -138,6 +139,7 @@ def test_int8_decoding_is_near_float32_alone_and_in_a_batch(monkeypatch, is_old)
     if is_old:
         monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    bound = 0.05 if torch.cpu._is_vnni_supported() else 0.1  # with half the levels
     model = random_model()
     fast = optimize_for_decoding(copy.deepcopy(model), "int8")
     idx = torch.randint(0, 37, (4, 16), generator=torch.Generator().manual_seed(0))
@@ -149,7 +151,7 @@ def test_int8_decoding_is_near_float32_alone_and_in_a_batch(monkeypatch, is_old)
         decoders = [Decoder(each, len(prompts), model.config.block_size) for each in (model, fast)]
         for token in range(20):
             exact, rounded = (decoder.read(tokens) for decoder, tokens in zip(decoders, sequences, strict=True))
-            assert ((rounded - exact).norm(dim=-1) < 0.1 * exact.norm(dim=-1)).all()
+            assert ((rounded - exact).norm(dim=-1) < bound * exact.norm(dim=-1)).all()
             for sequence in (*sequences[0], *sequences[1]):
                 sequence.append(token)
 

